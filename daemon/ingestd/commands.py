@@ -1,0 +1,252 @@
+"""What the command line does, as blocking calls: through a running daemon where there is one, without it otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ingestd import journal, reports
+from ingestd.config import Config
+from ingestd.control import Control
+from ingestd.daemon import Daemon, Lock
+from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def run(config: Config, *, progress: Progress | None = None) -> int:
+    """Run the daemon until SIGINT or SIGTERM; a second one stops it at once. Returns the exit code."""
+    if not config.watch:
+        raise UsageError(
+            "nothing to watch: add a [[watch]] table to the configuration, or take files in once",
+            command="ingestd ingest PATH",
+        )
+    return asyncio.run(_run(config, progress))
+
+
+async def _run(config: Config, progress: Progress | None) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def asked() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked)
+    daemon = Daemon(config)
+    await daemon.__aenter__()
+    drain = 20.0
+    try:
+        starting = asyncio.ensure_future(daemon.started_up())
+        stopping = asyncio.ensure_future(stop.wait())
+        while not stopping.done():
+            waits: set[asyncio.Future[Any]] = {stopping} if starting.done() else {stopping, starting}
+            await asyncio.wait(waits, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            if progress is not None:
+                progress(await daemon.status())
+        starting.cancel()
+    except BaseException:
+        drain = 0.0
+        raise
+    finally:
+        closing = asyncio.ensure_future(daemon.close(drain))
+        hurrying = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        hurrying.cancel()
+        if not closing.done():
+            daemon.hurry()
+        await closing
+    return 0
+
+
+def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dict[str, Any]:
+    """Take in files and directories; returns the summary. Raises `IngestdError`, `KeyboardInterrupt`."""
+    paths = [os.path.abspath(path) for path in paths]
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"there is no {reports.display(path)}")
+    control = connect(config)
+    if control is not None:
+        summary: dict[str, Any] = {}
+        with control:
+            for summary in control.stream("ingest", paths=list(paths)):
+                if "seconds" not in summary:
+                    progress(summary)
+        return summary
+    return asyncio.run(_ingest(config, paths, progress))
+
+
+async def _ingest(config: Config, paths: Sequence[bytes], progress: Progress) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    daemon = Daemon(config, watching=False)
+    await daemon.__aenter__()
+    try:
+        async for summary in daemon.ingest(paths):
+            if "seconds" not in summary:
+                progress(summary)
+    except BaseException:
+        await asyncio.shield(daemon.close(0.0))
+        raise
+    await daemon.close()
+    return summary
+
+
+def search(config: Config, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
+    """Passages, best first."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            hits: list[dict[str, Any]] = control.call("search", text=text, top=top, source=source, path=path)["hits"]
+            return hits
+    if not config.state_directory.joinpath("journal.sqlite").exists():
+        raise UnreachableError("nothing has been indexed yet", command="ingestd ingest PATH")
+
+    async def alone() -> list[dict[str, Any]]:
+        async with Daemon(config, watching=False) as daemon:
+            daemon.dispatcher.draining = True  # it is there to search, not to work off what is queued
+            return await daemon.search(text, top, source, path)
+
+    return asyncio.run(alone())
+
+
+def status(config: Config) -> dict[str, Any]:
+    """See DESIGN's list of `status --json`."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            return control.call("status")
+    with reading(config) as db:
+        return reports.offline_status(config, db)
+
+
+def why(config: Config, path: bytes) -> dict[str, Any]:
+    """All that is known of one file. Raises `UsageError` for a path that is not in the journal."""
+    path = os.path.abspath(path)
+    control = connect(config)
+    if control is not None:
+        with control:
+            return control.call("why", path=path)
+    with reading(config) as db:
+        if db is None:
+            raise UsageError("nothing has been ingested yet", command="ingestd ingest PATH")
+        return reports.why(db, path)
+
+
+def failures(config: Config) -> list[dict[str, Any]]:
+    """Files that are failed, quarantined or indexed in part."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            found: list[dict[str, Any]] = control.call("failures")["failures"]
+            return found
+    with reading(config) as db:
+        return reports.failures(db) if db is not None else []
+
+
+def retry(config: Config, paths: Sequence[bytes] | None) -> dict[str, Any]:
+    """Queue failed files again; all of them with None."""
+    paths = [os.path.abspath(path) for path in paths] if paths is not None else None
+    control = connect(config)
+    if control is not None:
+        with control:
+            return control.call("retry", paths=paths)
+    with locked(config) as db:
+        return {"retried": reports.retry(db, paths)}
+
+
+def wait(config: Config, timeout: float | None) -> bool:
+    """Whether nothing is settling, queued or running any more, within `timeout` seconds."""
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    while True:
+        found = status(config)
+        files = found["files"]
+        busy = files["settling"] + files["queued"] + files["running"]
+        if not busy and (not found["running"] or found["ready"]):
+            return True
+        if not found["running"] and busy:
+            raise UnreachableError(
+                f"{busy} files are queued, but no daemon is running at {config.control_socket}", command="ingestd run"
+            )
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+
+
+def plugins(config: Config) -> list[dict[str, Any]]:
+    """Loaders, engines and sinks, with the plugins that failed."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            found: list[dict[str, Any]] = control.call("plugins")["plugins"]
+            return found
+
+    async def alone() -> list[dict[str, Any]]:
+        async with Daemon(config, watching=False) as daemon:
+            daemon.dispatcher.draining = True
+            return reports.plugins(daemon.manifest, ())
+
+    return asyncio.run(alone())
+
+
+def reindex(config: Config) -> dict[str, Any]:
+    """Drop the index and queue every file; the next run makes it anew with the configuration as it is now."""
+    with locked(config) as db:
+        queued = journal.forget_all(db)
+        shutil.rmtree(config.state_directory / "index", ignore_errors=True)
+        return {"queued": queued}
+
+
+# --- with and without a daemon --------------------------------------------------------------------------------
+
+
+def connect(config: Config) -> Control | None:
+    """The daemon that holds the state directory, if one runs."""
+    try:
+        return Control(config.control_socket)
+    except UnreachableError as error:
+        if error.command == "ingestd run":
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def reading(config: Config) -> Iterator[sqlite3.Connection | None]:
+    """The journal, read only; None where there is none yet."""
+    path = config.state_directory / "journal.sqlite"
+    if not path.exists():
+        yield None
+        return
+    db = journal.connect(path, readonly=True)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+@contextlib.contextmanager
+def locked(config: Config) -> Iterator[sqlite3.Connection]:
+    """The journal, to write to, in one transaction, while no daemon holds it."""
+    try:
+        lock = Lock(config.state_directory)
+    except AlreadyRunningError as error:
+        raise IngestdError(f"{error.message}, but it does not answer", command="ingestd status") from None
+    db = journal.connect(config.state_directory / "journal.sqlite")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+        db.execute("COMMIT")
+    finally:
+        db.close()
+        lock.release()

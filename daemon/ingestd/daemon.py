@@ -1,0 +1,505 @@
+"""The daemon put together: journal, pools of workers, control socket; and what `ingest` and the commands ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import logging
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ingestd import journal as journals
+from ingestd import process, reports
+from ingestd.channel import read_blob
+from ingestd.config import Config, WatchTable
+from ingestd.control import ControlServer
+from ingestd.dispatch import Batch, Dispatcher, Indexer
+from ingestd.encoders import Encoders
+from ingestd.errors import AlreadyRunningError, IngestdError, UsageError
+from ingestd.journal import Journal
+from ingestd.messages import Manifest
+from ingestd.sandbox import low_oom_score
+from ingestd.supervisor import Pool, StartError, Worker, WorkerDied, remove_tree
+from ingestd.types import Hit, display
+from ingestd.watching import Watching
+
+log = logging.getLogger("ingestd")
+
+INGEST_SOURCE = "ingest"
+"""The source of files that `ingest` was given and that lie in no watched directory; its root is `/`."""
+DRAIN = 20.0
+"""Seconds that a stop waits for what is in hand."""
+TICK = 0.2
+"""Seconds between two looks at the progress of an `ingest`."""
+PROBE_TIMEOUT = 60.0
+START_TIMEOUT = {"load": 60.0, "encode": 900.0, "index": 60.0, "watch": 30.0}
+SCRATCH_FILE_LIMIT = 4 << 30
+
+
+class Lock:
+    """The state directory belongs to one daemon at a time. Raises `AlreadyRunningError` with the pid of the other."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._file)
+            raise AlreadyRunningError(
+                f"another daemon (pid {pid}) holds the state directory {directory}", command="ingestd status"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+class Daemon:
+    """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
+
+    def __init__(self, config: Config, *, watching: bool = True) -> None:
+        self.config = config
+        self.watching_sources = watching
+        self.state = config.state_directory
+        self.started = time.monotonic()
+        self.ready = False
+        self.manifest = Manifest(items=[], errors=[])
+        self.sandbox: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self._blocked: list[str] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
+        self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._rates = reports.Rates()
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Daemon:
+        self._lock = Lock(self.state)
+        self._closing = contextlib.AsyncExitStack()
+        try:
+            await self._open()
+        except BaseException:
+            await self._closing.aclose()
+            self._lock.release()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _open(self) -> None:
+        low_oom_score()
+        name = hashlib.blake2b(os.fsencode(self.state.resolve()), digest_size=6).hexdigest()
+        # What a killed daemon's loaders started may still live; its workers died with it.
+        strays = await asyncio.to_thread(process.sweep, f"{name}.", prefix=True)
+        if strays:
+            log.warning("killed %d processes that an earlier daemon left behind", strays)
+        self._prefix = f"{name}.{secrets.token_hex(4)}"
+        self.scratch = self.state / "scratch"
+        await asyncio.to_thread(remove_tree, self.scratch)
+        self.scratch.mkdir(mode=0o700)
+        (self.state / "index").mkdir(mode=0o700, exist_ok=True)
+        self.journal = Journal(self.state / "journal.sqlite")
+        self._closing.callback(self.journal.close)
+        await self.journal.recover()
+        self.encoders = Encoders()
+        self.indexer = Indexer()
+        self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer)
+        self.dispatcher.roots = await self._roots()
+        self.watching = Watching(self.journal, self.dispatcher, self._pool)
+        await self._probe()
+        await self._pools()
+        self.watching.on_readable = self.load_pool.renew
+        self._task(self.dispatcher.watchman.run(), "watchman")
+        self._task(self.dispatcher.remove(), "remover")
+        self.control = ControlServer(
+            self.config.control_socket, self.handle, group=self.config.state.control_group, scratch=self.scratch
+        )
+        await self.control.start()
+        self._closing.push_async_callback(self.control.close)
+        if self.watching_sources:
+            self.encoders.wanted.set()
+            self.watching.follow(self.config.watch)
+
+    async def close(self, drain: float = DRAIN) -> None:
+        """Finish what is in hand, for `drain` seconds at most, then end every worker."""
+        await self.watching.close()
+        await self.dispatcher.drain(drain)
+        await self.dispatcher.abandon()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._closing.aclose()
+        await asyncio.to_thread(remove_tree, self.scratch)
+        self._lock.release()
+
+    def hurry(self) -> None:
+        """Stop now: kill what would otherwise be asked; the journal has everything."""
+        self.dispatcher.hurry()
+        for pool in (self.load_pool, self.encode_pool, self.index_pool, *self.watching.pools):
+            for worker in pool.workers:
+                worker.kill("stopped", "it was told to stop at once")
+
+    def _task(self, coroutine: Any, name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.append(task)
+
+    async def _roots(self) -> dict[str, bytes]:
+        roots = {table.name: os.fsencode(table.directory) for table in self.config.watch}
+        roots[INGEST_SOURCE] = b"/"
+        await self.journal.sources(roots)
+        return roots
+
+    # --- pools ------------------------------------------------------------------------------------------------
+
+    def _pool(self, stage: str, size: int, settings: Any, serve: Any, **options: Any) -> Pool:
+        pool = Pool(
+            stage, size, settings, serve, scratch=self.scratch, prefix=self._prefix,
+            start_timeout=START_TIMEOUT.get(stage, 60.0), on_exit=self._worker_died, **options,
+        )  # fmt: skip
+        self._closing.push_async_callback(pool.close)
+        return pool
+
+    def _worker_died(self, worker: Worker, death: WorkerDied) -> None:
+        where = f" on {display(worker.path)}" if worker.path else ""
+        log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason)
+
+    async def _probe(self) -> None:
+        """Learn what the plugins offer. A plugin that the probe does not survive is left out from then on."""
+        while True:
+            worker = Worker("probe", f"{self._prefix}.probe.{len(self._blocked)}", self.scratch / "probe")
+            self.scratch.joinpath("probe").mkdir(exist_ok=True)
+            found: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
+            worker.on_frame = lambda frame, _, found=found: found.done() or found.set_result(frame)  # type: ignore[misc]
+            try:
+                await worker.start({"blocked": self._blocked}, PROBE_TIMEOUT)
+                waits: set[asyncio.Future[Any]] = {found, worker.died}
+                await asyncio.wait(waits, timeout=PROBE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+                if found.done():
+                    self.manifest = found.result()
+                    break
+                cause = worker.died.result().reason if worker.died.done() else f"hangs for {PROBE_TIMEOUT:.0f} s"
+                plugin = worker.progress()[1]
+                if not plugin or plugin in self._blocked:
+                    raise StartError(f"the plugins cannot be listed: {cause}")
+                log.error("plugin %s is left out: %s", plugin, cause)
+                self.warnings.append(f"plugin {plugin} is left out: {cause}")
+                self._blocked.append(plugin)
+            finally:
+                await worker.end()
+        for error in self.manifest.errors:
+            self.warnings.append(f"plugin {error.plugin} ({error.distribution}) cannot be used: {error.reason}")
+            log.error("%s", self.warnings[-1])
+        self._known(self.config.encode.engine, "engine", "encode")
+        self._known(self.config.index.sink, "sink", "index")
+        loaders = {item.name: item.version for item in self.manifest.items if item.kind == "loader"}
+        revived = await self.journal.revive(loaders)
+        if revived:
+            log.info("%d files get another try, since the loaders changed", revived)
+
+    def _known(self, name: str, kind: str, table: str) -> None:
+        names = [item.name for item in self.manifest.items if item.kind == kind]
+        if name not in names:
+            raise UsageError(f"[{table}] {kind}: there is no {kind} {name!r}; installed: {', '.join(names)}",
+                             command="ingestd plugins")  # fmt: skip
+
+    async def _pools(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self.load_pool = self._pool(
+            "load", self.config.load.workers or cores, self._load_settings, self.dispatcher.serve, spare=True
+        )
+        self.encode_pool = self._pool("encode", 1, self._encode_settings, self._serve_encoder)
+        self.encoders.pool = self.encode_pool
+        self.index_pool = self._pool("index", 1, self._index_settings, self.indexer.serve)
+        self.indexer.pool = self.index_pool
+        cached = await self.journal.meta("fingerprint")
+        if cached is not None:
+            key, fingerprint = json.loads(cached)
+            if key == self._fingerprint_key():
+                self._fingerprint.set_result(fingerprint)
+        self._task(self._open_when(self.encoders.wanted, self._open_encoders), "encoders")
+        self._task(self._open_when(self.indexer.wanted, self._open_index), "index")
+        self._task(self._open_when(self.dispatcher.wanted, self._open_load), "load")
+        files, _ = await self.journal.run(journals.counts)
+        if self.watching_sources or any(states["queued"] for states in files.values()):
+            self.dispatcher.wanted.set()
+
+    async def _open_when(self, event: asyncio.Event, open_pool: Any) -> None:
+        await event.wait()
+        await open_pool()
+
+    async def _open_load(self) -> None:
+        self.load_pool.open()
+
+    async def _open_encoders(self) -> None:
+        devices = self.config.encode.devices
+        if devices == "auto":
+            self._devices = await self._find_devices()
+        else:
+            self._devices = list(devices)
+        self.encode_pool.size = len(self._devices)
+        self.encode_pool.open()
+
+    async def _find_devices(self) -> list[str]:
+        """Every accelerator that the kernel shows, else the processor: one process a core, one thread each."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            count = len([number for number in visible.split(",") if number.strip() not in ("", "-1")])
+        else:
+            count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        if count and self.config.encode.engine != "hashing":
+            return [f"cuda:{number}" for number in range(count)]
+        return ["cpu"] * max(1, min(8, len(os.sched_getaffinity(0))))
+
+    async def _open_index(self) -> None:
+        if not self._fingerprint.done():
+            self.encoders.wanted.set()
+        await self._fingerprint
+        self.index_pool.open()
+
+    async def _serve_encoder(self, worker: Worker) -> None:
+        fingerprint = worker.info.get("fingerprint")
+        if not isinstance(fingerprint, dict):
+            worker.kill("protocol", "sent no fingerprint")
+            raise await asyncio.shield(worker.died)
+        if not self._fingerprint.done():
+            self._fingerprint.set_result(fingerprint)
+            await self.journal.meta("fingerprint", json.dumps([self._fingerprint_key(), fingerprint]))
+        elif self._fingerprint.result() != fingerprint:
+            await self.journal.meta("fingerprint", json.dumps([self._fingerprint_key(), fingerprint]))
+            raise IngestdError(
+                "the model is not the one that the index was made with", command="ingestd reindex"
+            )
+        await self.encoders.serve(worker)
+
+    def _fingerprint_key(self) -> str:
+        """The configuration that decides the fingerprint: while it is the same, no model is loaded to know it."""
+        encode = self.config.encode
+        return json.dumps(
+            [encode.engine, encode.model, encode.normalize, encode.passage_prompt,
+             self.config.chunk.max_tokens, self.config.chunk.overlap]
+        )  # fmt: skip
+
+    def _load_settings(self, number: int) -> dict[str, Any]:
+        encode, load = self.config.encode, self.config.load
+        # The sources and what `ingest` was given; never the state directory, though it may lie below them.
+        read = {table.directory for table in self.config.watch} | self.watching.readable
+        return {
+            "engine": encode.engine,
+            "model": encode.model,
+            "passage_prompt": encode.passage_prompt,
+            "max_tokens": self.config.chunk.max_tokens,
+            "overlap": self.config.chunk.overlap,
+            "sandbox": load.sandbox,
+            "read": sorted(read),
+            "exclude": [str(self.state.resolve())],
+            "sockets": False,
+            "memory": max(load.memory, *(load.limits(name).memory for name in load.loaders), 0),
+            "file_size": SCRATCH_FILE_LIMIT,
+            "disabled": [name for name, own in load.loaders.items() if own.get("disabled")],
+            "suffixes": {name: list(own["suffixes"]) for name, own in load.loaders.items() if own.get("suffixes")},
+            "blocked": self._blocked,
+        }
+
+    def _encode_settings(self, number: int) -> dict[str, Any]:
+        encode = self.config.encode
+        return {
+            "engine": encode.engine,
+            "model": encode.model,
+            "device": self._devices[number],
+            "dtype": encode.dtype,
+            "normalize": encode.normalize,
+            "batch_tokens": encode.batch_tokens,
+            "query_prompt": encode.query_prompt,
+            "passage_prompt": encode.passage_prompt,
+            "max_tokens": self.config.chunk.max_tokens,
+            "overlap": self.config.chunk.overlap,
+            "blocked": self._blocked,
+        }
+
+    def _index_settings(self, number: int) -> dict[str, Any]:
+        index = self.config.index
+        return {
+            "sink": index.sink,
+            "directory": str(self.state / "index"),
+            "fingerprint": self._fingerprint.result(),
+            "options": index.sinks.get(index.sink, {}),
+            "readonly": False,
+            "blocked": self._blocked,
+        }
+
+    # --- what it is asked for ---------------------------------------------------------------------------------
+
+    async def started_up(self) -> None:
+        """Wait until work can be taken. Raises the `StartError` of a stage that cannot start at all."""
+        pools = [self.load_pool, self.encode_pool, self.index_pool]
+        ready = asyncio.ensure_future(asyncio.gather(*(pool.ready.wait() for pool in pools)))
+        await self._or_failure(ready)
+        self.ready = True
+
+    async def _or_failure(self, work: asyncio.Future[Any]) -> Any:
+        """Wait for `work`, unless a stage turns out to be unable to start."""
+        failures: set[asyncio.Future[Any]] = {
+            pool.failed for pool in (self.load_pool, self.encode_pool, self.index_pool)
+        }
+        try:
+            await asyncio.wait({work, *failures}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise next(failure.result() for failure in failures if failure.done())
+        finally:
+            work.cancel()
+
+    async def search(self, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
+        """Hits, best first. Raises `IngestdError`."""
+        vector = await self._or_failure(asyncio.ensure_future(self.encoders.query(text)))
+        error, descriptor = await self._or_failure(
+            asyncio.ensure_future(self.indexer.search(text=text, vector=vector, top=top, source=source, path=path))
+        )
+        if descriptor is None:
+            raise IngestdError(f"the index cannot be searched: {error}")
+        hits = msgspec.msgpack.decode(read_blob(descriptor), type=list[Hit])
+        return [reports.hit(hit) for hit in hits]
+
+    async def ingest(self, paths: Sequence[bytes]) -> AsyncIterator[dict[str, Any]]:
+        """Take in files and directories; yields progress, and the summary last (it has the key `seconds`)."""
+        began = time.monotonic()
+        number = next(self._batches)
+        batch = self.dispatcher.batches[number] = Batch(number)
+        jobs: dict[str, tuple[WatchTable, list[bytes]]] = {}
+        for path in paths:
+            table, below = self._place(path)
+            jobs.setdefault(table.name, (table, []))[1].append(below)
+        try:
+            scans = [self.watching.scan(table, below, number) for table, below in jobs.values()]
+            scanning = asyncio.ensure_future(asyncio.gather(*scans))
+            while True:
+                if scanning.done():
+                    await asyncio.sleep(TICK)
+                done, _ = await asyncio.wait({scanning}, timeout=TICK)
+                pending = await self.journal.pending(number, 20.0)
+                yield self._progress(batch, scanning=not done, began=began)
+                if done and not pending:
+                    break
+                for pool in (self.load_pool, self.encode_pool, self.index_pool):
+                    if pool.failed.done():
+                        raise pool.failed.result()
+            yield self._summary(batch, scanning.result(), time.monotonic() - began)
+        finally:
+            self.dispatcher.batches.pop(number, None)
+
+    def _place(self, path: bytes) -> tuple[WatchTable, bytes]:
+        """The source that a path belongs to, and its place there."""
+        best: tuple[WatchTable, bytes] | None = None
+        for table in self.config.watch:
+            root = os.fsencode(table.directory).rstrip(b"/")
+            if path == root or path.startswith(root + b"/"):
+                best = (table, path[len(root) + 1 :])
+        if best is not None:
+            return best
+        return WatchTable(name=INGEST_SOURCE, directory="/"), path.lstrip(b"/")
+
+    def _progress(self, batch: Batch, *, scanning: bool, began: float) -> dict[str, Any]:
+        seconds = max(time.monotonic() - began, 1e-6)
+        rate = batch.done / seconds
+        left = batch.total - batch.done
+        outcomes = batch.outcomes
+        return {
+            "total": batch.total, "done": batch.done, "indexed": outcomes["indexed"] + outcomes["partial"],
+            "unchanged": outcomes["unchanged"], "failed": outcomes["failed"],
+            "quarantined": outcomes["quarantined"], "skipped": outcomes["skipped"], "chunks": batch.chunks,
+            "scanning": scanning,
+            "current": [display(worker.path) for worker in self.load_pool.workers if worker.path],
+            "chunks_per_second": batch.chunks / seconds,
+            "eta_seconds": left / rate if rate > 0 and not scanning else None,
+        }  # fmt: skip
+
+    def _summary(self, batch: Batch, scans: list[Any], seconds: float) -> dict[str, Any]:
+        known: Counter[str] = Counter()
+        errors = []
+        for scan in scans:
+            known.update(scan.done)
+            if scan.error:
+                errors.append({"path": "", "state": "failed", "reason": scan.error})
+        outcomes = batch.outcomes
+        return {
+            "indexed": outcomes["indexed"] + outcomes["partial"],
+            "unchanged": outcomes["unchanged"] + known["indexed"] + known["partial"],
+            "failed": outcomes["failed"] + len(errors),
+            "quarantined": outcomes["quarantined"] + known["quarantined"],
+            "skipped": outcomes["skipped"] + known["skipped"],
+            "chunks": batch.chunks,
+            "seconds": seconds,
+            "failures": [{**f, **reports.path_fields(f["path"])} for f in batch.failures] + errors,
+        }
+
+    async def handle(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The commands of the control socket."""
+        match command:
+            case "status":
+                yield await self.status()
+            case "search":
+                yield {"hits": await self.search(**arguments)}
+            case "ingest":
+                async for progress in self.ingest([bytes(path) for path in arguments["paths"]]):
+                    yield progress
+            case "why":
+                yield await self.journal.run(lambda db: reports.why(db, bytes(arguments["path"])))
+            case "failures":
+                yield {"failures": await self.journal.run(reports.failures)}
+            case "retry":
+                yield {"retried": await self._retry(arguments.get("paths"))}
+            case "plugins":
+                yield {"plugins": reports.plugins(self.manifest, self._blocked)}
+            case "stop":
+                yield {}
+            case _:
+                raise UsageError(f"the daemon has no command {command!r}")
+
+    async def _retry(self, paths: list[bytes] | None) -> int:
+        retried = await self.journal.run(lambda db: reports.retry(db, paths))
+        self.dispatcher.wanted.set()
+        self.dispatcher.wake()
+        return retried
+
+    async def status(self) -> dict[str, Any]:
+        """See DESIGN's list of `status --json`."""
+        files, chunks = await self.journal.run(journals.counts)
+        return reports.status(self, files, chunks)
+
+    def rates(self) -> tuple[float, float]:
+        """Files and chunks per second, over the last half minute."""
+        return self._rates.sample(self.dispatcher.files_done, self.dispatcher.chunks_done)
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """What stands in the way of readiness."""
+        pools = {"load workers": self.load_pool, "encoders": self.encode_pool, "index": self.index_pool}
+        return [f"{name}: {pool.trouble}" if pool.trouble else name
+                for name, pool in pools.items() if not pool.ready.is_set()]  # fmt: skip
+
+    @property
+    def troubles(self) -> list[str]:
+        """Everything that a person should know now."""
+        found = [*self.warnings, *self.dispatcher.causes.warnings.values(), *self.watching.warnings]
+        found += [pool.trouble for pool in (self.load_pool, self.encode_pool, self.index_pool) if pool.trouble]
+        if self.indexer.trouble:
+            found.append(f"the index cannot be written: {self.indexer.trouble}")
+        if self.journal.trouble:
+            found.append(self.journal.trouble)
+        return found

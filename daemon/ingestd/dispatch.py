@@ -1,0 +1,577 @@
+"""The life of a document in the supervisor: claimed, loaded, encoded, indexed, and its outcome in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
+from ingestd.channel import write_blob
+from ingestd.config import Config, WatchTable
+from ingestd.encoders import Encoders, PoisonError
+from ingestd.journal import Ended, Journal, Row
+from ingestd.messages import (
+    Drop,
+    Identified,
+    IndexRekey,
+    IndexRemove,
+    IndexReplace,
+    IndexSearch,
+    IndexUnavailable,
+    IndexWritten,
+    Load,
+    Loaded,
+    LoadFailed,
+    Proceed,
+)
+from ingestd.supervisor import Pool, Worker, WorkerDied
+from ingestd.types import Document, display
+from ingestd.worker import one_line
+
+log = logging.getLogger("ingestd.dispatch")
+
+RECYCLE_FILES = 1000
+"""Files after which a load worker is replaced."""
+RECYCLE_MEMORY = 0.5
+"""Share of the memory limit that an idle load worker may keep."""
+CREDIT_BYTES = 256 << 20
+CREDIT_SECONDS = 8.0
+CREDIT_TOKENS = 65_536
+"""The least credit between load and encode workers; above it, `CREDIT_SECONDS` of the encoders' work."""
+CREDIT_DOCUMENTS = 1024
+STRIKE_RETRY = (1.0, 8.0)
+"""Seconds before the second attempt, and the factor for each further one."""
+UNREADABLE_RETRY = 300.0
+INTERRUPTED_RETRY = 0.5
+SLOW = 10.0
+"""Seconds of loading after which a file gets a line in the log."""
+FINAL = frozenset({"indexed", "partial", "quarantined", "skipped"})
+LONG = 20.0
+"""Seconds until the next attempt beyond which `ingest` does not wait for a failed file."""
+IDLE_POLL = 1.0
+INDEX_DEATHS = 10
+"""Index workers that may die with a document in hand before it is quarantined."""
+
+
+@dataclass
+class Batch:
+    """What `ingest` waits for: outcomes of the files of one request."""
+
+    number: int
+    outcomes: Counter[str] = field(default_factory=Counter)
+    chunks: int = 0
+    total: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        return sum(self.outcomes.values())
+
+
+class Indexer:
+    """Operations on the index worker. Whatever happens to it, an operation is sent until it is durable."""
+
+    pool: Pool
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.wanted = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._worker: Worker | None = None
+        self._available = asyncio.Event()
+
+    async def serve(self, worker: Worker) -> None:
+        """Lend the worker to `call` for its whole life."""
+        self._worker = worker
+        self._available.set()
+        try:
+            raise await asyncio.shield(worker.died)
+        finally:
+            self._worker = None
+            self._available.clear()
+
+    async def write(self, make: Callable[[int], Any], descriptors: Sequence[int] = ()) -> IndexWritten:
+        """Send the operation that `make` builds from a job number; durable when this returns."""
+        delay = 0.5
+        deaths = 0
+        while True:
+            worker = await self._current()
+            try:
+                answer, extra = await worker.call(make(next(self._numbers)), descriptors)
+            except WorkerDied as death:
+                deaths += death.cause not in ("external", "stopped")
+                if deaths >= INDEX_DEATHS:
+                    return IndexWritten(job=0, error=f"it kills the index worker: {death.reason}")
+                continue
+            for descriptor in extra:
+                os.close(descriptor)
+            if isinstance(answer, IndexWritten):
+                self.trouble = None
+                return answer
+            reason = answer.reason if isinstance(answer, IndexUnavailable) else f"unexpected {type(answer).__name__}"
+            if self.trouble is None:
+                log.error("the index cannot be written: %s; ingestion waits", reason)
+            self.trouble = reason
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 15.0)
+
+    async def search(self, **query: Any) -> tuple[str | None, int | None]:
+        """(error, descriptor of the hits), one of them None."""
+        while True:
+            worker = await self._current()
+            try:
+                answer, descriptors = await worker.call(IndexSearch(job=next(self._numbers), **query))
+            except WorkerDied:
+                continue
+            error = getattr(answer, "error", "unexpected answer")
+            if error is None and len(descriptors) == 1:
+                return None, descriptors[0]
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return error or "no result came back", None
+
+    async def _current(self) -> Worker:
+        self.wanted.set()
+        while self._worker is None or self._worker.died.done():
+            self._available.clear()
+            await self._available.wait()
+        return self._worker
+
+
+class Dispatcher:
+    """Hands files to load workers against credit, and sees each document through."""
+
+    def __init__(self, config: Config, journal: Journal, encoders: Encoders, indexer: Indexer) -> None:
+        self.config = config
+        self.journal = journal
+        self.encoders = encoders
+        self.indexer = indexer
+        self.watchman = Watchman()
+        self.causes = CommonCause()
+        self.sources: dict[str, WatchTable] = {table.name: table for table in config.watch}
+        self.roots: dict[str, bytes] = {}
+        self.batches: dict[int, Batch] = {}
+        self.recent: deque[dict[str, Any]] = deque(maxlen=20)
+        self.files_done = 0
+        self.chunks_done = 0
+        self.draining = False
+        self.wanted = asyncio.Event()
+        """Set at the first need of a load worker."""
+        self._jobs = itertools.count(1)
+        self._work = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._claiming = asyncio.Lock()
+        self._exclusive: Row | None = None
+        self._alone_check = 0.0
+        self._bytes = 0
+        self._tokens = 0
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """There may be work in the journal."""
+        self._work.set()
+
+    def document_path(self, row: Row) -> bytes:
+        root = self.roots.get(row.source, b"/")
+        return root.rstrip(b"/") + b"/" + row.path
+
+    # --- load -------------------------------------------------------------------------------------------------
+
+    async def serve(self, worker: Worker) -> None:
+        """Give a load worker one file after the other."""
+        while not worker.leaving and worker.served < RECYCLE_FILES:
+            row = await self._next(worker)
+            if row is None:
+                return
+            if worker.died.done() or worker.leaving:
+                await self.journal.release(row)
+                self.wake()
+                if worker.died.done():
+                    raise worker.died.result()
+                return
+            worker.served += 1
+            try:
+                await self._attempt(worker, row)
+            finally:
+                worker.path = None
+                if not worker.died.done():
+                    worker.state = "idle"
+                if self._exclusive is row:
+                    self._exclusive = None
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def _next(self, worker: Worker) -> Row | None:
+        """The next file to load, when there is one, and credit for it; None when the worker is to go."""
+        async with self._claiming:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(self._may_load)
+                if worker.died.done():
+                    raise worker.died.result()
+                pause = self.causes.paused_until - time.monotonic()
+                if pause > 0:
+                    await asyncio.sleep(min(pause, IDLE_POLL))
+                    continue
+                self._work.clear()
+                if time.monotonic() - self._alone_check > IDLE_POLL:
+                    self._alone_check = time.monotonic()
+                    if rows := await self.journal.claim(1, alone=True):
+                        async with self._changed:
+                            await self._changed.wait_for(lambda: not self.watchman.attempts)
+                        self._exclusive = rows[0]
+                        return rows[0]
+                if rows := await self.journal.claim(1):
+                    return rows[0]
+                try:
+                    await asyncio.wait_for(self._work.wait(), IDLE_POLL)
+                except TimeoutError:
+                    pass
+
+    def _may_load(self) -> bool:
+        tokens = max(CREDIT_TOKENS, self.encoders.tokens_per_second * CREDIT_SECONDS)
+        return (
+            not self.draining
+            and self._exclusive is None
+            and self._bytes < CREDIT_BYTES
+            and self._tokens < tokens
+            and len(self._finishing) < CREDIT_DOCUMENTS
+            and self.indexer.trouble is None
+        )
+
+    async def _attempt(self, worker: Worker, row: Row) -> None:
+        path = self.document_path(row)
+        attempt = Attempt(
+            row=row,
+            worker=worker,
+            path=path,
+            limits=self.config.load,
+            size=row.size or 0,
+            started=time.monotonic(),
+            alone=self._exclusive is row,
+        )
+        worker.path = path
+        worker.state = "running"
+        worker.forget_output()
+        self.watchman.begin(attempt)
+        try:
+            await self._load(attempt)
+        except WorkerDied as death:
+            self.watchman.finish(attempt)
+            self._spawn(self._died(attempt, death))
+            raise
+        finally:
+            self.watchman.finish(attempt)
+
+    async def _load(self, attempt: Attempt) -> None:
+        worker, row = attempt.worker, attempt.row
+        job = next(self._jobs)
+        scratch = worker.scratch / str(job)
+        answer, descriptors = await worker.call(Load(job=job, path=attempt.path, scratch=str(scratch)))
+        if isinstance(answer, Identified):
+            identified = answer
+            attempt.size = identified.stat.size
+            attempt.digest = identified.digest
+            attempt.loader = identified.loader or ""
+            attempt.tag = tag(identified)
+            attempt.limits = self.config.load.limits(attempt.loader)
+            verdict = await self.journal.identified(
+                row, identified.stat, identified.digest, identified.loader, identified.loader_version,
+                attempt.limits.max_strikes,
+            )  # fmt: skip
+            wait = self.causes.wait(attempt.loader)
+            if verdict.action != "load" or wait:
+                await worker.send(Drop(job=job))
+                self.watchman.finish(attempt)
+                if wait and verdict.action == "load":
+                    reason = f"put off: {self.causes.warnings.get(attempt.loader, 'a common cause')}"
+                    await self._settle(attempt, "failed", "put off", reason=reason, retry_in=wait)
+                else:
+                    self._spawn(self._dropped(attempt, identified, verdict.action, verdict))
+                return
+            answer, descriptors = await self._proceed(attempt, job, verdict.hashes)
+        attempt.expired = None
+        self.watchman.finish(attempt)
+        if isinstance(answer, Loaded) and attempt.digest is not None and len(descriptors) == 3:
+            self._bytes += answer.size
+            self._tokens += answer.tokens
+            if answer.leave:
+                worker.leaving = True
+            self.causes.success(attempt.loader)
+            self._spawn(self._finish(attempt, identified, answer, descriptors))
+        elif isinstance(answer, LoadFailed):
+            if answer.leave:
+                worker.leaving = True
+            for descriptor in descriptors:
+                os.close(descriptor)
+            await self._failed(attempt, answer)
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            worker.kill("protocol", f"sent a {type(answer).__name__} frame out of turn")
+            raise await asyncio.shield(worker.died)
+
+    async def _proceed(self, attempt: Attempt, job: int, hashes: bytes) -> tuple[Any, list[int]]:
+        limits = attempt.limits
+        frame = Proceed(
+            job=job,
+            limits={
+                "max_text": limits.max_text,
+                "max_file_size": limits.max_file_size,
+                "on_limit": limits.on_limit,
+            },
+            options=self.config.load.options(attempt.loader),
+        )
+        known = write_blob([hashes], attempt.worker.scratch) if hashes else None
+        try:
+            return await attempt.worker.call(frame, [known] if known is not None else [])
+        finally:
+            if known is not None:
+                os.close(known)
+
+    # --- after loading ----------------------------------------------------------------------------------------
+
+    def _spawn(self, life: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(life)
+        self._finishing.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Future[None]) -> None:
+        self._finishing.discard(task)  # type: ignore[arg-type]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a document's outcome was not recorded; it is done again at the next start", exc_info=error)
+
+    async def _dropped(self, attempt: Attempt, identified: Identified, action: str, verdict: Any) -> None:
+        """What was identified needs no loading."""
+        row = attempt.row
+        if action == "unchanged":
+            document = self._document(attempt, identified, None)
+            written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=row.doc_id, document=document))
+            if written.missing:
+                await self.journal.forget(row)
+                await self._settle(attempt, "queued", "the index lacks it")
+                return
+            ended = await self.journal.settle(row, "indexed", "unchanged content", keep_warnings=True)
+            self._outcome(attempt, Ended("unchanged", ended.batch), None, verdict.chunks)
+        elif action == "rekey":
+            document = self._document(attempt, identified, None)
+            written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=verdict.origin, document=document))
+            if written.missing or written.error:
+                # The origin went meanwhile: load it like any other.
+                await self._settle(attempt, "queued", "the copy's origin is gone")
+                return
+            ended = await self.journal.indexed(
+                row, identified.digest, attempt.tag, chunks=written.chunks, hashes=None, origin=verdict.origin,
+                event="copied from the same content",
+            )  # fmt: skip
+            self._outcome(attempt, ended, None, written.chunks)
+        elif action == "quarantine":
+            await self._settle(attempt, "quarantined", "same content as a quarantined file",
+                               reason=verdict.reason, detail=verdict.detail)  # fmt: skip
+        else:
+            if row.indexed_digest is not None:
+                await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))
+                await self.journal.forget(row)
+            await self._settle(attempt, "skipped", "no loader", reason=f"no loader for {identified.media_type}")
+
+    def _document(self, attempt: Attempt, identified: Identified, loaded: Loaded | None) -> Document:
+        row = attempt.row
+        source = self.sources.get(row.source)
+        title = (loaded.title if loaded else None) or os.path.splitext(display(os.path.basename(row.path)))[0]
+        return Document(
+            doc_id=row.doc_id,
+            source=row.source,
+            path=attempt.path,
+            title=title,
+            media_type=identified.media_type,
+            size=identified.stat.size,
+            mtime_ns=identified.stat.mtime_ns,
+            digest=identified.digest,
+            loader=identified.loader or "",
+            category_id=source.category_id if source else None,
+            category_path=source.category_path if source else None,
+            metadata={**(loaded.metadata if loaded else {}), **(source.metadata if source else {})},
+        )
+
+    async def _finish(self, attempt: Attempt, identified: Identified, loaded: Loaded, descriptors: list[int]) -> None:
+        """From chunks to a durable index entry."""
+        row = attempt.row
+        chunks, tokens, hashes = descriptors
+        vectors: int | None = None
+        try:
+            if loaded.fresh:
+                vectors = await self.encoders.encode(tokens, loaded.fresh, loaded.tokens)
+            document = self._document(attempt, identified, loaded)
+            sent = [chunks] if vectors is None else [chunks, vectors]
+            written = await self.indexer.write(lambda job: IndexReplace(job=job, document=document), sent)
+            if written.missing:
+                await self.journal.forget(row)
+                await self._settle(attempt, "queued", "the index lacks vectors that it had")
+                return
+            if written.error is not None:
+                await self._settle(attempt, "quarantined", f"refused by the index: {written.error}",
+                                   reason=f"refused by the index: {written.error}")  # fmt: skip
+                return
+            known = os.pread(hashes, os.fstat(hashes).st_size, 0)
+            warnings = [one_line(warning) for warning in loaded.warnings]
+            ended = await self.journal.indexed(
+                row, identified.digest, attempt.tag, chunks=written.chunks, hashes=known,
+                partial=loaded.partial, warnings=warnings,
+                event=f"indexed: {written.chunks} chunks, {loaded.fresh} of them encoded",
+            )  # fmt: skip
+            self._outcome(attempt, ended, loaded.partial, written.chunks)
+        except PoisonError as error:
+            await self._settle(attempt, "quarantined", f"cannot be encoded: {error.message}",
+                               reason=f"cannot be encoded: {error.message}")  # fmt: skip
+        finally:
+            self._bytes -= loaded.size
+            self._tokens -= loaded.tokens
+            for descriptor in (*descriptors, *([vectors] if vectors is not None else [])):
+                os.close(descriptor)
+            async with self._changed:
+                self._changed.notify_all()
+
+    # --- when it went wrong -----------------------------------------------------------------------------------
+
+    async def _failed(self, attempt: Attempt, failed: LoadFailed) -> None:
+        """The worker lives and says why."""
+        reason = one_line(failed.reason) or "no reason was given"
+        match failed.kind:
+            case "gone":
+                await self._settle(attempt, "failed", "the file is gone", reason="the file is gone", retry_in=30)
+            case "changed":
+                source = self.sources.get(attempt.row.source)
+                settle = source.settle if source else 2.0
+                await self._settle(attempt, "queued", reason, reason=reason, retry_in=settle)
+            case "unreadable":
+                await self._settle(attempt, "failed", reason, reason=reason, retry_in=UNREADABLE_RETRY)
+            case "file":
+                await self._settle(attempt, "quarantined", reason, reason=reason)
+            case "memory":
+                await self._strike(attempt, f"memory limit: {reason}", failed.detail)
+            case _:
+                if not await self._alike(attempt, reason):
+                    await self._strike(attempt, reason, failed.detail)
+
+    async def _died(self, attempt: Attempt, death: WorkerDied) -> None:
+        """The worker died with the file in hand: a strike only if it can be pinned on the file."""
+        if death.cause == "limit":
+            if attempt.expired is not None and "deadline" in attempt.expired:
+                self.causes.expired(attempt)
+                await asyncio.sleep(AT_ONCE)
+                if self.causes.at_once(attempt):
+                    await self._interrupt(attempt, f"several files hit their deadline at once: {death.reason}", True)
+                    return
+            await self._strike(attempt, death.reason, death.detail)
+        elif death.cause in ("fault", "exit", "protocol"):
+            reason = f"the worker died: {death.reason}"
+            if not await self._alike(attempt, reason):
+                await self._strike(attempt, reason, death.detail)
+        else:
+            await self._interrupt(attempt, f"the worker was {death.reason}", False)
+
+    async def _alike(self, attempt: Attempt, reason: str) -> bool:
+        innocent = self.causes.failure(attempt.loader, reason, attempt.row, attempt.digest)
+        if not innocent:
+            return False
+        wait = self.causes.wait(attempt.loader)
+        for row, digest in innocent:
+            cause = f"common cause: {self.causes.warnings[attempt.loader]}"
+            ended = await self.journal.absolve(row, digest, cause, wait)
+        self._outcome(attempt, ended, reason, 0)
+        return True
+
+    async def _strike(self, attempt: Attempt, reason: str, detail: str) -> None:
+        limit = attempt.limits.max_strikes
+        row = attempt.row
+        count = await self.journal.strike(row, attempt.digest, attempt.tag, reason, detail, limit)
+        if count >= limit:
+            await self._settle(attempt, "quarantined", f"strike {count} of {limit}: {reason}", reason=reason,
+                               detail=detail)  # fmt: skip
+        else:
+            delay = STRIKE_RETRY[0] * STRIKE_RETRY[1] ** (count - 1)
+            await self._settle(attempt, "failed", f"strike {count} of {limit}: {reason}", reason=reason,
+                               detail=detail, retry_in=delay)  # fmt: skip
+
+    async def _interrupt(self, attempt: Attempt, reason: str, alone: bool) -> None:
+        ended = await self.journal.interrupted(attempt.row, reason, INTERRUPTED_RETRY, alone=alone)
+        if ended.state == "quarantined":
+            self._outcome(attempt, ended, reason, 0)
+        self.wake()
+
+    async def _settle(self, attempt: Attempt, state: str, event: str, **values: Any) -> None:
+        ended = await self.journal.settle(attempt.row, state, event, **values)
+        if ended.state in FINAL or (ended.state == "failed" and values.get("retry_in", 0) > LONG):
+            self._outcome(attempt, ended, values.get("reason"), 0)
+        self.wake()
+
+    def _outcome(self, attempt: Attempt, ended: Ended, reason: str | None, chunks: int) -> None:
+        """Tell the log, the live view and the batch."""
+        state = ended.state
+        if state == "queued":
+            return
+        seconds = time.monotonic() - attempt.started
+        path = display(attempt.path)
+        extra = {"path": attempt.path, "stage": "load", "reason": reason, "worker_pid": attempt.worker.pid}
+        if state in ("indexed", "partial"):
+            self.files_done += 1
+            self.chunks_done += chunks
+            if state == "partial" or seconds > SLOW:
+                log.warning("%s: %s in %.1f s%s", path, state, seconds, f": {reason}" if reason else "", extra=extra)
+        elif state in ("failed", "quarantined"):
+            log.warning("%s: %s: %s", path, state, reason, extra=extra)
+        self.recent.append({"path": path, "state": state, "reason": reason, "seconds": seconds})
+        batch = self.batches.get(ended.batch or 0)
+        if batch is not None:
+            batch.outcomes[state] += 1
+            batch.chunks += chunks
+            if state in ("failed", "quarantined") and len(batch.failures) < 1000:
+                batch.failures.append({"path": attempt.path, "state": state, "reason": reason})
+
+    # --- removal ----------------------------------------------------------------------------------------------
+
+    async def remove(self) -> None:
+        """Take what is gone from the folders out of the index."""
+        while True:
+            rows = await self.journal.claim_gone(64)
+
+            async def one(row: Row) -> None:
+                await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))
+                await self.journal.removed(row)
+
+            await asyncio.gather(*(one(row) for row in rows))
+            if rows:
+                self.wake()
+            else:
+                await asyncio.sleep(0.25)
+
+    # --- stopping ---------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout: float) -> None:
+        """Claim nothing more and wait until what is in hand is indexed, for `timeout` seconds at most."""
+        self.draining = True
+        self._patience = time.monotonic() + timeout
+        while (self.watchman.attempts or self._finishing) and time.monotonic() < self._patience:
+            await asyncio.sleep(0.05)
+
+    def hurry(self) -> None:
+        """Wait no longer."""
+        self._patience = 0.0
+
+    async def abandon(self) -> None:
+        """Give up what is still in hand; the journal has it."""
+        for task in list(self._finishing):
+            task.cancel()
+        await asyncio.gather(*self._finishing, return_exceptions=True)
+
+
+def tag(identified: Identified) -> str:
+    """A loader and its version, as the journal compares them."""
+    return f"{identified.loader} {identified.loader_version}"

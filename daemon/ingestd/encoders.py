@@ -1,0 +1,232 @@
+"""Feeding the encode workers: a window of documents in flight to each device, nothing lost when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ingestd.errors import IngestdError
+from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
+from ingestd.supervisor import Pool, Worker, WorkerDied
+
+log = logging.getLogger("ingestd.encode")
+
+WINDOW_SECONDS = 2.0
+"""Work that is in flight to a device: it never waits, and little is done again when it dies."""
+WINDOW_TOKENS = 16_384
+"""The least window, for a device whose rate is not known yet."""
+WINDOW_DOCUMENTS = 256
+SILENCE = 60.0
+"""Seconds without a frame after which an encoder that has work counts as hung; it speaks once a second."""
+SUSPECT_AFTER = 2
+"""Encoders that died with a document in flight before it is tried alone."""
+POISON_KILLS = 2
+"""Fresh encoders that a single chunk must kill, alone, to be poison."""
+EXTERNAL_LIMIT = 10
+"""The same for kills from outside, which say little about the chunk."""
+
+
+class PoisonError(IngestdError):
+    """A chunk that alone kills encoders, or that the engine refuses."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One document's fresh chunks on their way to vectors."""
+
+    number: int
+    descriptor: int
+    texts: int
+    tokens: int
+    done: asyncio.Future[int]
+    """The descriptor of the vectors."""
+    deaths: int = 0
+    suspects: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """(start, stop, kills, kills from outside): ranges of chunks still to be tried alone."""
+
+
+class Encoders:
+    """The pool of encode workers. `pool` is set by the daemon."""
+
+    pool: Pool
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        """Set at the first need, so that a run over unchanged files never loads the model."""
+        self.rates: dict[Worker, float] = {}
+        """Tokens per second while busy."""
+        self.busy: dict[Worker, float] = {}
+        self.tokens = 0
+        self._numbers = itertools.count(1)
+        self._queue: deque[Job] = deque()
+        self._turns: list[asyncio.Event] = []
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all devices together, while they are busy; 0 where it is not known yet."""
+        return sum(self.rates.values())
+
+    async def encode(self, descriptor: int, texts: int, tokens: int) -> int:
+        """Vectors of a blob of token ids, as a descriptor that the caller owns. Raises `PoisonError`.
+
+        The blob's descriptor stays the caller's.
+        """
+        job = Job(next(self._numbers), descriptor, texts, tokens, asyncio.get_running_loop().create_future())
+        self._put(job)
+        return await job.done
+
+    async def query(self, text: str) -> bytes:
+        """The vector of a question, ahead of everything that waits."""
+        self.wanted.set()
+        while True:
+            await self.pool.ready.wait()
+            workers = [worker for worker in self.pool.workers if worker.state == "idle" and not worker.died.done()]
+            if not workers:
+                await asyncio.sleep(0.05)
+                continue
+            worker = min(workers, key=lambda worker: self.busy.get(worker, 0.0))
+            try:
+                answer, descriptors = await worker.call(EncodeQuery(job=next(self._numbers), text=text))
+            except WorkerDied:
+                continue
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if isinstance(answer, QueryVector):
+                return answer.vector
+            raise IngestdError(f"the question cannot be encoded: {getattr(answer, 'reason', answer)}")
+
+    def _put(self, job: Job, *, first: bool = False) -> None:
+        self.wanted.set()
+        if first:
+            self._queue.appendleft(job)
+        else:
+            self._queue.append(job)
+        for turn in self._turns:
+            turn.set()
+
+    def _take(self, company: bool) -> Job | None:
+        """The next document; a suspect only for an encoder that has nothing else in hand."""
+        for job in self._queue:
+            if job.deaths < SUSPECT_AFTER or not company:
+                self._queue.remove(job)
+                return job
+        return None
+
+    async def serve(self, worker: Worker) -> None:
+        """Feed one encoder for its whole life."""
+        flight: dict[int, Job] = {}
+        turn = asyncio.Event()
+        self._turns.append(turn)
+        worker.on_frame = lambda frame, descriptors: self._heard(worker, frame, descriptors)
+        worker.died.add_done_callback(lambda _: turn.set())
+
+        def answered(job: Job, future: asyncio.Future[tuple[Any, list[int]]]) -> None:
+            turn.set()
+            if not future.cancelled() and future.exception() is None:
+                del flight[job.number]
+                self._answered(job, *future.result())
+
+        try:
+            while True:
+                if worker.died.done():
+                    raise worker.died.result()
+                window = max(WINDOW_TOKENS, self.rates.get(worker, 0.0) * WINDOW_SECONDS)
+                room = sum(job.tokens for job in flight.values()) < window and len(flight) < WINDOW_DOCUMENTS
+                job = self._take(bool(flight)) if room or not flight else None
+                if job is None:
+                    turn.clear()
+                    try:
+                        await asyncio.wait_for(turn.wait(), SILENCE / 4)
+                    except TimeoutError:
+                        if flight and time.monotonic() - worker.last_frame > SILENCE:
+                            worker.capture_stack()
+                            await asyncio.sleep(0.2)
+                            worker.kill("limit", f"no answer for {SILENCE:.0f} s")
+                    continue
+                worker.served += 1
+                if job.done.done():  # its document was given up
+                    continue
+                if job.deaths >= SUSPECT_AFTER:
+                    await self._isolate(worker, job)
+                    continue
+                if not flight:
+                    worker.last_frame = time.monotonic()
+                flight[job.number] = job
+                answer = await worker.ask(Encode(job=job.number), [job.descriptor])
+                answer.add_done_callback(functools.partial(answered, job))
+        except WorkerDied as death:
+            for job in flight.values():
+                # Kills from outside say nothing about what was in flight.
+                job.deaths += death.cause not in ("external", "stopped")
+            raise
+        finally:
+            self._turns.remove(turn)
+            for job in reversed(list(flight.values())):
+                self._put(job, first=True)
+            self.rates.pop(worker, None)
+            self.busy.pop(worker, None)
+
+    def _answered(self, job: Job, answer: Any, descriptors: list[int]) -> None:
+        if isinstance(answer, Encoded) and len(descriptors) == 1 and not job.done.done():
+            self.tokens += answer.tokens
+            job.done.set_result(descriptors[0])
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if not job.done.done():
+            reason = answer.reason if isinstance(answer, EncodeFailed) else f"unexpected {type(answer).__name__} frame"
+            job.done.set_exception(PoisonError(reason))
+
+    def _heard(self, worker: Worker, frame: Any, descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(frame, EncoderLoad):
+            self.busy[worker] = frame.busy
+            if frame.busy > 0.05 and frame.tokens:
+                rate = frame.tokens / frame.busy
+                self.rates[worker] = 0.7 * self.rates.get(worker, rate) + 0.3 * rate
+
+    async def _isolate(self, worker: Worker, job: Job) -> None:
+        """Try a suspect alone, by halves, until one chunk is shown to kill fresh encoders, or none does."""
+        if not job.suspects:
+            job.suspects = [(0, job.texts, 0, 0)]
+        while job.suspects and not job.done.done():
+            start, stop, kills, outside = job.suspects.pop()
+            try:
+                answer, descriptors = await worker.call(
+                    Encode(job=job.number, start=start, stop=stop), [job.descriptor]
+                )
+            except WorkerDied as death:
+                if death.cause in ("external", "stopped"):
+                    outside += 1
+                else:
+                    kills += 1
+                if stop - start > 1 and kills >= 1:
+                    middle = (start + stop) // 2
+                    job.suspects += [(start, middle, 0, 0), (middle, stop, 0, 0)]
+                elif kills >= POISON_KILLS or outside >= EXTERNAL_LIMIT:
+                    log.error("chunk %d kills the encoder: %s", start, death.reason)
+                    job.done.set_exception(PoisonError(f"chunk {start + 1} kills the encoder: {death.reason}"))
+                    raise
+                else:
+                    job.suspects.append((start, stop, kills, outside))
+                self._put(job, first=True)
+                raise
+            if isinstance(answer, EncodeFailed):
+                self._answered(job, answer, descriptors)
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if (start, stop) == (0, job.texts):
+                break
+        if not job.done.done():  # alone it does no harm
+            job.deaths = 0
+            job.suspects.clear()
+            self._put(job, first=True)

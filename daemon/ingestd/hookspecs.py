@@ -1,0 +1,45 @@
+"""The three hooks, one per stage that a third party may extend; entry-point group `ingestd`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from ingestd.types import Engine, Loader, Sink
+
+PROJECT = "ingestd"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_loaders() -> Iterable[Loader]:
+    """Return loaders, one object per format family.
+
+    Runs in the probe worker and in every load worker, never in the supervisor. Import format libraries inside
+    `load`, not at the top of the module: a worker then only pays for the formats it meets. A loader may have an
+    attribute `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does), and
+    `requires = ("module", ...)`, the modules that its optional dependency brings.
+    """
+    raise AssertionError("a specification is never called")
+
+
+@hookspec
+def register_engines() -> Iterable[Engine]:
+    """Return engines, which turn token ids into vectors.
+
+    Runs in the probe worker, in load workers (for the tokeniser only) and in encode workers (one per device).
+    Importing the plugin must not import torch or load a model.
+    """
+    raise AssertionError("a specification is never called")
+
+
+@hookspec
+def register_sinks() -> Iterable[Sink]:
+    """Return sinks, which store chunks and vectors and search them.
+
+    Runs in the probe worker and in the index worker.
+    """
+    raise AssertionError("a specification is never called")

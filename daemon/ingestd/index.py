@@ -1,0 +1,281 @@
+"""The index worker: owns the sink, gathers waiting writes into one transaction, answers searches beside them.
+
+Settings (`Start.settings`): `sink` (name), `directory`, `fingerprint` (of `types.Fingerprint`), `options` (the sink's
+own table of the configuration), `readonly`.
+
+Three roles, one thread each or more: the main thread receives frames, one thread writes, two search. So a search is
+answered while a long write is on its way.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ingestd import plugins
+from ingestd.channel import Channel, read_blob, write_blob
+from ingestd.errors import ChannelError, ConfigError, IngestdError
+from ingestd.messages import (
+    IndexHits,
+    IndexRekey,
+    IndexRemove,
+    IndexReplace,
+    IndexSearch,
+    IndexUnavailable,
+    IndexWritten,
+    Start,
+    Stop,
+)
+from ingestd.types import Chunk, Fingerprint, Operation, Query, Rekey, Remove, Replace, Sink, Written
+from ingestd.worker import describe, ready
+
+BATCH_OPERATIONS: Final = 64
+BATCH_BYTES: Final = 32 << 20
+"""A batch takes no further document once it holds this much."""
+WAITING_LIMIT: Final = 256
+"""Operations received and not begun. Each holds two descriptors at most, of the 1,024 that a process may have."""
+BLOB_LIMIT: Final = 1 << 30
+HASH_SIZE: Final = 16
+REASON_LIMIT: Final = 4096
+SEARCHERS: Final = 2
+
+WriteFrame = IndexReplace | IndexRekey | IndexRemove
+
+_chunks = msgspec.msgpack.Decoder(list[Chunk])
+
+
+class BadBlobError(IngestdError):
+    """What another worker sent along does not hold together; its document is refused."""
+
+
+def serve(channel: Channel[Any], start: Start) -> None:
+    """The life of the worker. Raises `IngestdError` where the sink cannot be opened."""
+    # A search beside a writing thread waits for the interpreter this long, once for each row it is handed.
+    sys.setswitchinterval(0.0005)
+    sink, dims = open_sink(start.settings)
+    try:
+        documents, chunks = sink.count()
+        ready(channel, sink=sink.name, documents=documents, chunks=chunks)
+        _Desk(channel, sink, dims, Path(start.scratch)).work()
+    finally:
+        sink.close()
+
+
+def open_sink(settings: dict[str, Any]) -> tuple[Sink, int]:
+    """The configured sink, open, and the dimensions of its vectors. Raises `IngestdError`."""
+    registry = plugins.discover("sinks")
+    sink = registry.sinks.get(settings["sink"])
+    if sink is None:
+        broken = "".join(f"; plugin {e.plugin} ({e.distribution}) failed: {e.reason}" for e in registry.errors)
+        known = ", ".join(sorted(registry.sinks)) or "none"
+        raise ConfigError(f"[index] sink = {settings['sink']!r}: there is no such sink (there is: {known}){broken}")
+    fingerprint = msgspec.convert(settings["fingerprint"], Fingerprint)
+    sink.open(Path(settings["directory"]), fingerprint, settings["options"], readonly=settings["readonly"])
+    return sink, fingerprint.dims
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A write as it was received: its bulk is still in the descriptors."""
+
+    frame: WriteFrame
+    descriptors: list[int]
+    size: int
+
+    def close(self) -> None:
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
+class _Desk:
+    """Between channel and sink: two queues and the threads that empty them."""
+
+    def __init__(self, channel: Channel[Any], sink: Sink, dims: int, scratch: Path) -> None:
+        self._channel = channel
+        self._sink = sink
+        self._dims = dims
+        self._scratch = scratch
+        self._writes: queue.Queue[_Waiting | None] = queue.Queue(WAITING_LIMIT)
+        self._searches: queue.Queue[IndexSearch | None] = queue.Queue(WAITING_LIMIT)
+        self._sending = threading.Lock()
+        self._gone = threading.Event()
+        """The other side is gone: what is queued is thrown away, what is being written is finished."""
+
+    def work(self) -> None:
+        """Until `Stop` (everything received is answered first) or until the other side is gone."""
+        threads = [threading.Thread(target=self._write, name="index-write")]
+        threads += [threading.Thread(target=self._search, name=f"index-search-{n}") for n in range(SEARCHERS)]
+        for thread in threads:
+            thread.start()
+        try:
+            self._receive()
+        except BaseException:
+            self._gone.set()
+            raise
+        finally:
+            self._writes.put(None)
+            for _ in range(SEARCHERS):
+                self._searches.put(None)
+            for thread in threads:
+                thread.join()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame, descriptors = self._channel.receive()
+            except EOFError:
+                self._gone.set()
+                return
+            if isinstance(frame, IndexReplace | IndexRekey | IndexRemove):
+                size = sum(os.fstat(descriptor).st_size for descriptor in descriptors)
+                self._writes.put(_Waiting(frame, descriptors, size))
+                continue
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if isinstance(frame, Stop):
+                return
+            if not isinstance(frame, IndexSearch):
+                raise ChannelError(f"the index worker was sent a {type(frame).__name__} frame")
+            self._searches.put(frame)
+
+    def _send(self, frame: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
+        try:
+            with self._sending:
+                self._channel.send(frame, descriptors)
+        except OSError:
+            self._gone.set()
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        while batch := self._gather():
+            self._carry_out(batch)
+
+    def _gather(self) -> list[_Waiting]:
+        """Wait for a write and take those that wait behind it, as many as one batch holds; none after the last."""
+        batch: list[_Waiting] = []
+        size = 0
+        while len(batch) < BATCH_OPERATIONS and size < BATCH_BYTES:
+            try:
+                waiting = self._writes.get(block=not batch)
+            except queue.Empty:
+                break
+            if waiting is None:
+                self._writes.put(None)  # for the next call; nothing comes after it
+                break
+            batch.append(waiting)
+            size += waiting.size
+        return batch
+
+    def _carry_out(self, batch: list[_Waiting]) -> None:
+        """One call of the sink; an answer for each operation, in the order in which they came."""
+        if self._gone.is_set():
+            for waiting in batch:
+                waiting.close()
+            return
+        taken: list[Operation | Written] = [self._operation(waiting) for waiting in batch]
+        operations = [item for item in taken if not isinstance(item, Written)]
+        try:
+            results = iter(self._store(operations) if operations else ())
+        except IngestdError as error:  # it is the store that fails, whatever it was given
+            reason = _reason(error)
+            for waiting in batch:
+                self._send(IndexUnavailable(job=waiting.frame.job, reason=reason))
+            return
+        for waiting, item in zip(batch, taken, strict=True):
+            result = item if isinstance(item, Written) else next(results)
+            self._send(
+                IndexWritten(
+                    job=waiting.frame.job, chunks=result.chunks, missing=result.missing, error=_cut(result.error)
+                )
+            )
+
+    def _operation(self, waiting: _Waiting) -> Operation | Written:
+        try:
+            match waiting.frame:
+                case IndexReplace(document=document):
+                    return Replace(document, *_bulk(waiting.descriptors, self._dims))
+                case IndexRekey(origin=origin, document=document):
+                    return Rekey(origin, document)
+                case IndexRemove(doc_id=doc_id):
+                    return Remove(doc_id)
+        except (IngestdError, OSError) as error:
+            return Written(error=_reason(error))
+        finally:
+            waiting.close()
+
+    def _store(self, operations: list[Operation]) -> list[Written]:
+        """A document that breaks the sink is found by writing each alone; the others do not suffer."""
+        try:
+            results = self._sink.write(operations)
+            if len(results) != len(operations):
+                raise ValueError(f"sink {self._sink.name} gave {len(results)} results for {len(operations)} operations")
+            return results
+        except IngestdError:
+            raise
+        except Exception as error:
+            if len(operations) == 1:
+                traceback.print_exc()
+                return [Written(error=f"sink {self._sink.name} failed: {describe(error)}")]
+            return [result for operation in operations for result in self._store([operation])]
+
+    # --- searching --------------------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        while (frame := self._searches.get()) is not None:
+            if self._gone.is_set():
+                continue
+            query = Query(text=frame.text, vector=frame.vector, top=frame.top, source=frame.source, path=frame.path)
+            try:
+                blob = write_blob([msgspec.msgpack.encode(self._sink.search(query))], self._scratch)
+            except Exception as error:
+                if not isinstance(error, IngestdError):
+                    traceback.print_exc()
+                self._send(IndexHits(job=frame.job, error=_reason(error)))
+                continue
+            try:
+                self._send(IndexHits(job=frame.job), [blob])
+            finally:
+                os.close(blob)
+
+
+def _bulk(descriptors: list[int], dims: int) -> tuple[list[Chunk], bytes]:
+    """Chunks and vectors of one document, checked. Takes the descriptors. Raises `BadBlobError`."""
+    if not 1 <= len(descriptors) <= 2:
+        raise BadBlobError(f"a document came with {len(descriptors)} blobs instead of one or two")
+    try:
+        data = read_blob(descriptors.pop(0), BLOB_LIMIT)
+        chunks = _chunks.decode(data)
+        vectors = read_blob(descriptors.pop(0), BLOB_LIMIT * 4) if descriptors else b""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ChannelError) as error:
+        raise BadBlobError(f"the chunks of a document cannot be read: {describe(error)}") from None
+    fresh = 0
+    for ordinal, chunk in enumerate(chunks):
+        if chunk.ordinal != ordinal:
+            raise BadBlobError(f"chunk {ordinal} of a document says that it is chunk {chunk.ordinal}")
+        if len(chunk.hash) != HASH_SIZE:
+            raise BadBlobError(f"chunk {ordinal} of a document has a hash of {len(chunk.hash)} bytes")
+        if chunk.tokens < 0 or (chunk.page is not None and chunk.page < 0):
+            raise BadBlobError(f"chunk {ordinal} of a document has {chunk.tokens} tokens on page {chunk.page}")
+        fresh += chunk.fresh
+    if len(vectors) != fresh * dims * 4:
+        raise BadBlobError(f"{len(vectors)} bytes of vectors for {fresh} fresh chunks of {dims} dimensions")
+    return chunks, vectors
+
+
+def _reason(error: BaseException) -> str:
+    command = getattr(error, "command", None)
+    return describe(error) + (f"; next: {command}" if command else "")
+
+
+def _cut(reason: str | None) -> str | None:
+    return None if reason is None else reason[:REASON_LIMIT]

@@ -1,0 +1,362 @@
+"""The load worker: one file at a time is opened, identified, parsed, split and tokenised, under limits and sandbox."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import stat as stat_module
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from ingestd import process, sandbox
+from ingestd.channel import FRAME_LIMIT, Channel, encode, read_blob, write_blob
+from ingestd.chunk import Chunker
+from ingestd.detect import Detected, Detector
+from ingestd.encode import pack_tokens
+from ingestd.errors import FileError, IngestdError, LimitError
+from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
+from ingestd.plugins import Registry, discover
+from ingestd.types import Element, File, Loader, Part, display
+from ingestd.worker import describe, one_line, ready, step
+
+UNKNOWN_SHARE = 0.3
+"""Share of unknown tokens above which a document is indexed with a warning."""
+DIGEST_BLOCK = 1 << 20
+OPEN_FILES = 512
+PATH_MAX = 4096
+
+
+def serve(channel: Channel[Any], start: Start) -> None:
+    """Settings: see `daemon.load_settings`."""
+    settings = start.settings
+    registry = discover("loaders", "engines", block=settings.get("blocked", ()))
+    engine = registry.engines.get(settings["engine"])
+    if engine is None:
+        raise IngestdError(f"there is no engine {settings['engine']!r}; installed: {', '.join(registry.engines)}")
+    tokenizer = engine.tokenizer(settings["model"])
+    prompt = settings["passage_prompt"]
+    chunker = Chunker(
+        tokenizer,
+        max_tokens=settings["max_tokens"],
+        overlap=settings["overlap"],
+        prompt=tokenizer.passage_prompt if prompt is None else prompt,
+    )
+    detector = Detector(registry.loaders, settings["suffixes"], settings["disabled"])
+    # What a library prints or warns of is caught by the supervisor with the file's name; it is not an error here.
+    warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.WARNING)
+    sandbox.limit(settings["memory"], settings["file_size"], OPEN_FILES)
+    report = sandbox.enter(
+        sandbox.Policy(
+            read=list(settings["read"]),
+            write=[start.scratch],
+            exclude=list(settings["exclude"]),
+            sockets=settings["sockets"],
+            mode=settings["sandbox"],
+        )
+    )
+    process.become_subreaper()
+    worker = LoadWorker(channel, registry.loaders, detector, chunker)
+    ready(channel, sandbox=report.info())
+    worker.run()
+
+
+class LoadWorker:
+    """The loop, and what must be the same after a file as before it."""
+
+    def __init__(
+        self, channel: Channel[Any], loaders: dict[str, Loader], detector: Detector, chunker: Chunker
+    ) -> None:
+        self.channel = channel
+        self.loaders = loaders
+        self.detector = detector
+        self.chunker = chunker
+        self.pid = os.getpid()
+        self.fit = self._condition()
+
+    def run(self) -> None:
+        while True:
+            frame, descriptors = self.channel.receive()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if isinstance(frame, Stop):
+                return
+            if isinstance(frame, Load):
+                self._job(frame)
+
+    def _job(self, job: Load) -> None:
+        scratch = Path(job.scratch)
+        answer: Loaded | LoadFailed | None
+        descriptors: list[int] = []
+        leave = False
+        try:
+            scratch.mkdir(mode=0o700)
+            answer, descriptors = self._load(job, scratch)
+        except EOFError:
+            raise
+        except MemoryError as error:
+            leave = True
+            answer = LoadFailed(job=job.job, kind="memory", reason=describe(error))
+        except BaseException as error:
+            answer = failure(job.job, error)
+        if os.getpid() != self.pid:  # a child that a loader forked ran on into this loop
+            os._exit(1)
+        if answer is None:
+            return
+        self._clean(scratch)
+        if leave or self._condition() != self.fit or self._children():
+            answer = msgspec.structs.replace(answer, leave=True)
+        try:
+            self.channel.send(shorten(answer), descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _load(self, job: Load, scratch: Path) -> tuple[Loaded | LoadFailed | None, list[int]]:
+        step("opening")
+        descriptor = os.open(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            before = os.fstat(descriptor)
+            if not stat_module.S_ISREG(before.st_mode):
+                raise FileError("not a regular file")
+            digest = digest_of(stream)
+            step("detecting the type")
+            detected = self.detector.detect(stream, display(os.path.basename(job.path)))
+            stream.seek(0)
+            loader = self.loaders[detected.loader] if detected.loader is not None else None
+            self.channel.send(
+                Identified(
+                    job=job.job,
+                    stat=stat_of(before),
+                    digest=digest,
+                    media_type=detected.media_type,
+                    loader=detected.loader,
+                    loader_version=loader.version if loader else "",
+                )
+            )
+            answer, descriptors = self.channel.receive()
+            if isinstance(answer, Drop) or loader is None:
+                self._clean(scratch)
+                return None, []
+            assert isinstance(answer, Proceed)
+            known = read_blob(descriptors[0]) if descriptors else b""
+            file, cut = open_file(job, scratch, stream, detected, answer)
+            reading = Reading(file, loader, answer.limits, cut)
+            chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
+            after = os.fstat(descriptor)
+            if stat_of(after) != stat_of(before):
+                # An unlinked or chmod-ed file has the same content still; a written one has not.
+                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                    return LoadFailed(job=job.job, kind="changed", reason="it changed while it was read"), []
+        if chunked.unknown_share > UNKNOWN_SHARE:
+            file.warn(
+                f"{chunked.unknown_share:.0%} of the tokens are unknown to the model: it may not know this language;"
+                " a multilingual model finds more"
+            )
+        if not chunked.chunks:
+            file.warn("no text was found")
+        step("handing over")
+        chunks = msgspec.msgpack.encode(chunked.chunks)
+        tokens = pack_tokens(chunked.tokens)
+        own = Path(job.scratch).parent
+        blobs: list[int] = []
+        try:
+            for part in (chunks, tokens, chunked.hashes):
+                blobs.append(write_blob([part], own))
+        except BaseException:
+            for blob in blobs:
+                os.close(blob)
+            raise
+        return Loaded(
+            job=job.job,
+            chunks=len(chunked.chunks),
+            fresh=len(chunked.tokens),
+            tokens=len(chunked.tokens.ids),
+            size=len(chunks) + len(tokens),
+            title=one_line(file.title or chunked.title or "", 300) or None,
+            partial=reading.partial,
+            warnings=[one_line(warning) for warning in file.warnings],
+            metadata=plain(file.metadata),
+        ), blobs
+
+    def _clean(self, scratch: Path) -> None:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _condition(self) -> tuple[Any, ...]:
+        """What a loader could leave changed for the next file."""
+        handlers = tuple(
+            signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGPIPE)
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        streams = []
+        for descriptor in (0, 1, 2):
+            try:
+                streams.append(os.fstat(descriptor).st_ino)
+            except OSError:
+                streams.append(-1)
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = ""
+        return handlers, streams, directory, threading.active_count(), os.umask(0o077)
+
+    def _children(self) -> bool:
+        """Whether a process that the loader started still lives; dead ones are reaped."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
+
+
+class Reading:
+    """One pass over a loader's elements, up to the limit of text."""
+
+    def __init__(self, file: File, loader: Loader, limits: dict[str, Any], partial: str | None) -> None:
+        self.file = file
+        self.loader = loader
+        self.max_text = limits["max_text"]
+        self.quarantine = limits["on_limit"] == "quarantine"
+        self.partial = partial
+
+    def elements(self) -> Iterator[Element]:
+        characters = 0
+        number = 0
+        place = "before the first element"
+        step(place)
+        for element in self.loader.load(self.file):
+            number += 1
+            if isinstance(element, Part):
+                step(place)
+                self.file.warn(f"the file {one_line(element.name, 100)!r} inside it is not read")
+                continue
+            if not isinstance(element, Element) or not isinstance(element.text, str):
+                raise TypeError(f"loader {self.loader.name!r} yielded {type(element).__name__}, not Element")
+            place = f"page {element.page}, element {number}" if element.page is not None else f"element {number}"
+            step(place)
+            room = self.max_text - characters
+            characters += len(element.text)
+            if characters > self.max_text:
+                reason = f"more than max_text = {self.max_text} characters: it ends in {place}"
+                if self.quarantine:
+                    raise LimitError(reason)
+                self.partial = reason
+                yield clean(Element(element.text[:room], element.kind, element.page, element.level, element.metadata))
+                return
+            yield clean(element)
+
+
+def clean(element: Element) -> Element:
+    """Text leaves a worker as valid UTF-8 without surrogates and NULs."""
+    text = element.text
+    if text.isascii() and "\0" not in text:
+        return element
+    try:
+        text.encode()
+        if "\0" not in text:
+            return element
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode()
+    return Element(text.replace("\0", ""), element.kind, element.page, element.level, element.metadata)
+
+
+def open_file(
+    job: Load, scratch: Path, stream: BinaryIO, detected: Detected, proceed: Proceed
+) -> tuple[File, str | None]:
+    """The loader's view of the file: an ASCII alias with the suffix of what it is, whatever its name says.
+
+    Beside it the reason why it is only the beginning of the file, where that is so.
+    """
+    name = display(os.path.basename(job.path))
+    suffix = detected.suffix
+    alias = scratch / f"file{suffix if suffix.isascii() and suffix.isprintable() and '/' not in suffix else ''}"
+    size = os.fstat(stream.fileno()).st_size
+    limit = proceed.limits["max_file_size"]
+    partial = None
+    if size > limit:
+        partial = f"larger than max_file_size: {size} bytes, the limit is {limit}"
+        if proceed.limits["on_limit"] == "quarantine" or not detected.media_type.startswith("text/"):
+            raise LimitError(partial)
+        with alias.open("wb") as head:
+            while head.tell() < limit and (block := stream.read(min(DIGEST_BLOCK, limit - head.tell()))):
+                head.write(block)
+    else:
+        # Through the open descriptor where the path is too long for a link: the name stays valid in this process.
+        target = job.path if len(job.path) < PATH_MAX else b"/proc/self/fd/%d" % stream.fileno()
+        os.symlink(target, os.fsencode(alias))
+    own = scratch / "own"
+    own.mkdir(mode=0o700)
+    file = File(
+        path=alias, name=name, suffix=suffix, media_type=detected.media_type, size=size, scratch=own,
+        options=proceed.options,
+    )
+    return file, partial
+
+
+def digest_of(stream: BinaryIO) -> bytes:
+    """BLAKE2b-128 of the content; the stream is at its start again afterwards."""
+    digest = hashlib.blake2b(digest_size=16)
+    while block := stream.read(DIGEST_BLOCK):
+        digest.update(block)
+        step("reading")
+    stream.seek(0)
+    return digest.digest()
+
+
+def stat_of(stat: os.stat_result) -> Stat:
+    return Stat(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def failure(job: int, error: BaseException) -> LoadFailed:
+    """An exception as data."""
+    kind = "error"
+    if isinstance(error, FileError):
+        kind = "file"
+    elif isinstance(error, FileNotFoundError) and error.filename is not None:
+        kind = "gone"
+    elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP):
+        kind = "unreadable"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        kind = "scratch"
+    detail = ""
+    if kind == "error":
+        import traceback
+
+        detail = "".join(traceback.format_exception(error))[-4000:].encode("utf-8", "replace").decode()
+    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail.replace("\0", ""))
+
+
+def plain(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a loader adds, as far as it is plain data and short."""
+    kept: dict[str, Any] = {}
+    for key, value in list(metadata.items())[:64]:
+        if isinstance(value, str):
+            value = one_line(value)
+        elif not isinstance(value, int | float | bool | None):
+            value = one_line(str(value))
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 63:
+            value = str(value)
+        kept[one_line(str(key), 64)] = value
+    return kept
+
+
+def shorten(answer: Loaded | LoadFailed) -> Loaded | LoadFailed:
+    """An answer that fits into a frame, whatever a loader put into it."""
+    try:
+        encode(answer)
+    except IngestdError:
+        if isinstance(answer, Loaded):
+            metadata = {key: value for key, value in list(answer.metadata.items())[:16]}
+            return msgspec.structs.replace(answer, warnings=answer.warnings[:16], metadata=metadata)
+        return msgspec.structs.replace(answer, detail=answer.detail[: FRAME_LIMIT // 16])
+    return answer

@@ -1,0 +1,370 @@
+"""The frames that supervisor and workers exchange: small, typed, checked on arrival.
+
+Each direction of each stage is one union; a frame that does not decode into it kills its sender. Bulk data (chunks,
+token ids, vectors, search results) is in descriptors beside the frame, see `channel.Blob`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from ingestd.types import Document
+
+Short = Annotated[str, msgspec.Meta(max_length=1024)]
+"""A name, a place."""
+Reason = Annotated[str, msgspec.Meta(max_length=16384)]
+"""A cause that a person reads."""
+Digest = Annotated[bytes, msgspec.Meta(max_length=32)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Frame(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base of all frames; the class name is the tag."""
+
+
+# --- every worker ---------------------------------------------------------------------------------------------
+
+
+class Start(Frame):
+    """First frame to a worker."""
+
+    stage: str
+    version: str
+    sys_path: list[str]
+    scratch: str
+    settings: dict[str, Any]
+    """What this stage needs of the configuration; see the stage's module."""
+
+
+class Ready(Frame):
+    """First frame from a worker: it can take work."""
+
+    version: Short
+    info: dict[str, Any] = {}
+
+
+class StartFailed(Frame):
+    """The worker cannot start, and says why before it exits. `fatal`: another start would not help."""
+
+    reason: Reason
+    fatal: bool = False
+    command: Short | None = None
+    """The next command to type."""
+
+
+class Stop(Frame):
+    """Finish what is in hand and exit with code 0."""
+
+
+# --- load -----------------------------------------------------------------------------------------------------
+
+
+class Stat(msgspec.Struct, frozen=True, array_like=True):
+    """The identity of a file's content as far as `stat` can tell."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Load(Frame):
+    """Open the file, say what it is (`Identified`), and wait for `Proceed` or `Drop`."""
+
+    job: int
+    path: bytes
+    """Absolute."""
+    scratch: str
+    """Directory of this attempt, made and removed by the supervisor."""
+
+
+class Identified(Frame):
+    """The file was opened and read once: its digest, its type and who loads it (None: no loader)."""
+
+    job: int
+    stat: Stat
+    digest: Digest
+    media_type: Short
+    loader: Short | None
+    loader_version: Short = ""
+
+
+class Proceed(Frame):
+    """Load it. Descriptor, if any: a blob of the 16-byte hashes of chunks whose vectors the index has."""
+
+    job: int
+    limits: dict[str, Any] = {}
+    """`max_text` (characters), `on_limit` ("truncate" or "quarantine")."""
+    options: dict[str, Any] = {}
+    """The loader's own options."""
+
+
+class Drop(Frame):
+    """Do not load it: the index has this content already, or no loader takes it."""
+
+    job: int
+
+
+class Loaded(Frame):
+    """Descriptors: chunks (msgpack list of `Chunk`), token ids of the fresh ones (`encode.pack_tokens`), and the
+    16-byte hashes of all chunks, in order. `leave`: the worker is not fit for another file."""
+
+    job: int
+    chunks: Count
+    fresh: Count
+    tokens: Count
+    """Token ids of the fresh chunks."""
+    size: Count
+    """Bytes of both blobs."""
+    title: Short | None = None
+    partial: Reason | None = None
+    """Why the text ends before the file does."""
+    warnings: list[Reason] = []
+    metadata: dict[str, Any] = {}
+    leave: bool = False
+
+
+class LoadFailed(Frame):
+    """The attempt failed inside the worker, which is still fit for the next file unless `leave` is set."""
+
+    job: int
+    kind: Short
+    """"file" (the file is at fault for good), "error" (an exception: a strike), "memory", "gone" (no such file),
+    "changed" (it changed while it was read), "unreadable" (permission or input/output error), "scratch" (the scratch
+    directory is full)."""
+    reason: Reason
+    detail: Reason = ""
+    leave: bool = False
+
+
+# --- encode ---------------------------------------------------------------------------------------------------
+
+
+class Encode(Frame):
+    """Descriptor: the document's token ids (`encode.pack_tokens`). `start:stop` picks some of its texts."""
+
+    job: int
+    start: int = 0
+    stop: int | None = None
+
+
+class Encoded(Frame):
+    """Descriptor: float32 (texts, dims), raw. `seconds`: device time that these texts took."""
+
+    job: int
+    texts: Count
+    tokens: Count
+    seconds: float
+
+
+class EncodeFailed(Frame):
+    job: int
+    reason: Reason
+
+
+class EncodeQuery(Frame):
+    """Encode a question with the query prompt, before the next batch."""
+
+    job: int
+    text: str
+
+
+class QueryVector(Frame):
+    job: int
+    vector: Annotated[bytes, msgspec.Meta(max_length=65536)]
+
+
+class EncoderLoad(Frame):
+    """Sent once a second by an encode worker: how the last second was spent."""
+
+    tokens: Count
+    busy: float
+    """Share of the time in which the device computed."""
+    idle: dict[str, float] = {}
+    """Seconds by cause: "input", "output"."""
+
+
+# --- index ----------------------------------------------------------------------------------------------------
+
+
+class IndexReplace(Frame):
+    """Descriptors: chunks, and vectors of the fresh ones where there are any."""
+
+    job: int
+    document: Document
+
+
+class IndexRekey(Frame):
+    job: int
+    origin: str
+    document: Document
+
+
+class IndexRemove(Frame):
+    job: int
+    doc_id: str
+
+
+class IndexWritten(Frame):
+    """Durable. See `types.Written`."""
+
+    job: int
+    chunks: Count = 0
+    missing: Count = 0
+    error: Reason | None = None
+
+
+class IndexUnavailable(Frame):
+    """The store cannot be written now; the operation is to be sent again later."""
+
+    job: int
+    reason: Reason
+
+
+class IndexSearch(Frame):
+    job: int
+    text: str
+    vector: bytes
+    top: int
+    source: str | None = None
+    path: str | None = None
+
+
+class IndexHits(Frame):
+    """Descriptor: msgpack list of `types.Hit`."""
+
+    job: int
+    error: Reason | None = None
+
+
+# --- watch ----------------------------------------------------------------------------------------------------
+
+
+class WatchSource(Frame):
+    """Watch a directory, or, with `once`, scan it and say `Scanned`.
+
+    The worker reads the journal (read only) to report differences alone.
+    """
+
+    job: int
+    source: str
+    root: bytes
+    below: list[bytes] = []
+    """Only these paths relative to the root (`ingest`); empty: all."""
+    include: list[str] = []
+    exclude: list[str] = []
+    recursive: bool = True
+    settle: float = 2.0
+    max_settle: float = 300.0
+    mode: str = "auto"
+    rescan: float = 600.0
+    once: bool = False
+
+
+class Unwatch(Frame):
+    job: int
+
+
+class Rescan(Frame):
+    """Compare folder and journal now."""
+
+    job: int
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A settled difference between folder and journal."""
+
+    path: bytes
+    """Relative to the source."""
+    stat: Stat | None
+    """None: the file is gone."""
+    fresh: bool = True
+    """It came from an event, not from a scan: it overtakes the backlog."""
+    known: bool = False
+    """Only with `once`: the journal has exactly this file, but is not done with it."""
+
+
+class Changes(Frame):
+    """Acknowledged once they are in the journal; a worker has at most a few of these in flight."""
+
+    job: int
+    serial: int
+    changes: list[Change]
+
+
+class ChangesTaken(Frame):
+    job: int
+    serial: int
+
+
+class Scanned(Frame):
+    """A scan ended. `error`: the directory could not be listed; nothing was taken for deleted."""
+
+    job: int
+    files: Count
+    unchanged: Count
+    settling: Count
+    watching: bool
+    mode: Short
+    done: dict[str, int] = {}
+    """With `once`: journal state of the unchanged files, by state."""
+    error: Reason | None = None
+
+
+class Settling(Frame):
+    """How many paths wait until they are unchanged for the settle time; sent when it changes, once a second at most."""
+
+    job: int
+    count: Count
+
+
+class WatchWarning(Frame):
+    job: int
+    reason: Reason
+
+
+# --- probe ----------------------------------------------------------------------------------------------------
+
+
+class PluginItem(msgspec.Struct, frozen=True):
+    """A loader, engine or sink that a plugin registered."""
+
+    kind: str
+    name: str
+    version: str = ""
+    suffixes: list[str] = []
+    media_types: list[str] = []
+    sockets: bool = False
+    distribution: str = ""
+
+
+class PluginError(msgspec.Struct, frozen=True):
+    plugin: str
+    distribution: str
+    reason: str
+
+
+class Manifest(Frame):
+    """All that the supervisor ever sees of the plugins."""
+
+    items: list[PluginItem]
+    errors: list[PluginError]
+
+
+TO_WORKER = (
+    Start | Stop | Load | Proceed | Drop | Encode | EncodeQuery | IndexReplace | IndexRekey | IndexRemove
+    | IndexSearch | WatchSource | Unwatch | Rescan | ChangesTaken
+)  # fmt: skip
+
+Opening = Ready | StartFailed
+FROM_WORKER = {
+    "load": Opening | Identified | Loaded | LoadFailed,
+    "encode": Opening | Encoded | EncodeFailed | QueryVector | EncoderLoad,
+    "index": Opening | IndexWritten | IndexUnavailable | IndexHits,
+    "watch": Opening | Changes | Scanned | Settling | WatchWarning,
+    "probe": Opening | Manifest,
+}
+"""What each stage's workers may send; anything else is a bad frame."""

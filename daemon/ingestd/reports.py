@@ -1,0 +1,229 @@
+"""What people and programs are told: status, why, failures, hits, in the shapes that `--json` promises."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sqlite3
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ingestd import journal
+from ingestd.errors import UsageError
+from ingestd.journal import Row
+from ingestd.messages import Manifest
+from ingestd.types import STATES, Hit, display
+
+if TYPE_CHECKING:
+    from ingestd.config import Config
+    from ingestd.daemon import Daemon
+
+
+def path_fields(path: bytes | str) -> dict[str, str]:
+    """`path`, and beside it `path_b64` where the path is not UTF-8."""
+    raw = os.fsencode(path) if isinstance(path, str) else path
+    fields = {"path": display(raw)}
+    if fields["path"].encode() != raw:
+        fields["path_b64"] = base64.b64encode(raw).decode()
+    return fields
+
+
+def hit(found: Hit) -> dict[str, Any]:
+    """A passage as `search --json` prints it."""
+    return {
+        "score": found.score,
+        **path_fields(found.path),
+        "source": found.source,
+        "page": found.page,
+        "title": found.title,
+        "text": found.text,
+        "doc_id": found.doc_id,
+        "chunk_id": found.chunk_id,
+        "ordinal": found.ordinal,
+        "metadata": found.metadata,
+    }
+
+
+def _document(db: sqlite3.Connection, roots: dict[str, bytes], row: Row) -> dict[str, Any]:
+    state = row.state
+    reason = row.reason
+    if row.indexed_digest is not None and state in ("failed", "quarantined"):
+        reason = f"{reason} (an older version of it is searchable)"
+    if row.gone:
+        reason = "the file is gone: it waits for its removal from the index"
+    root = roots.get(row.source, b"/")
+    return {
+        **path_fields(root.rstrip(b"/") + b"/" + row.path),
+        "state": state,
+        "reason": reason,
+        "loader": f"{row.loader} {row.loader_version}".strip() if row.loader else None,
+        "attempts": row.attempts,
+        "retry_at": row.retry_at if state in ("failed", "queued") and row.retry_at else None,
+        "chunks": row.chunks,
+        "digest": row.digest.hex() if row.digest else None,
+    }
+
+
+def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
+    """All that is known of one file. Raises `UsageError` for a path that is not in the journal."""
+    rows = journal.find(db, path)
+    if not rows:
+        raise UsageError(
+            f"{display(path)} is not in the journal: it is in no watched directory, is excluded, or is still settling",
+            command=f"ingestd ingest {display(path)}",
+        )
+    roots = journal.roots(db)
+    if len(rows) > 1 and roots.get(rows[0].source, b"/").rstrip(b"/") + b"/" + rows[0].path != path:
+        raise UsageError(f"{display(path)} is a directory with {len(rows)} files: name one of them")
+    row = rows[0]
+    return {
+        **_document(db, roots, row),
+        "warnings": json.loads(row.warnings) if row.warnings else [],
+        "detail": row.detail or None,
+        "source": row.source,
+        "history": [{"at": at, "event": event} for at, event in journal.history(db, row.id)],
+    }
+
+
+def failures(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Every file that is failed, quarantined or partial."""
+    roots = journal.roots(db)
+    return [_document(db, roots, row) for row in journal.troubles(db)]
+
+
+def retry(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> int:
+    """Queue files again, all failed ones with None. Raises `UsageError` for a path that is not in the journal."""
+    if paths is None:
+        return journal.retry(db, None)
+    ids = []
+    for path in paths:
+        rows = journal.find(db, bytes(path))
+        if not rows:
+            raise UsageError(f"{display(bytes(path))} is not in the journal", command="ingestd failures")
+        ids += [row.id for row in rows]
+    return journal.retry(db, ids)
+
+
+def plugins(manifest: Manifest, blocked: Sequence[str]) -> list[dict[str, Any]]:
+    """Loaders, engines and sinks, and the plugins that could not be used."""
+    items: list[dict[str, Any]] = [
+        {
+            "kind": item.kind, "name": item.name, "version": item.version, "suffixes": item.suffixes,
+            "media_types": item.media_types, "sockets": item.sockets, "distribution": item.distribution, "error": None,
+        }
+        for item in manifest.items
+    ]  # fmt: skip
+    items += [
+        {"kind": "plugin", "name": error.plugin, "distribution": error.distribution, "error": error.reason}
+        for error in manifest.errors
+    ]
+    items += [{"kind": "plugin", "name": name, "error": "the probe did not survive it"} for name in blocked]
+    return items
+
+
+def states(files: dict[str, Counter[str]], settling: int) -> dict[str, int]:
+    """Files by state, all states named."""
+    total: Counter[str] = sum(files.values(), Counter())
+    return {"settling": settling, **{state: total[state] for state in STATES}}
+
+
+def offline_status(config: Config, db: sqlite3.Connection | None) -> dict[str, Any]:
+    """The status while no daemon runs, from the journal alone."""
+    files, chunks = journal.counts(db) if db is not None else ({}, 0)
+    return {
+        "running": False,
+        "ready": False,
+        "waiting_for": [],
+        "files": states(files, 0),
+        "chunks": chunks,
+        "eta_seconds": None,
+        "sources": [
+            {"name": table.name, "directory": table.directory, "mode": table.mode,
+             "files": sum(files.get(table.name, Counter()).values())}
+            for table in config.watch
+        ],
+        "workers": [],
+        "encoders": [],
+        "sink": {"name": config.index.sink, "healthy": None},
+        "sandbox": None,
+        "warnings": [],
+        "rates": {"files_per_second": 0.0, "chunks_per_second": 0.0},
+        "recent": [],
+    }  # fmt: skip
+
+
+def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int) -> dict[str, Any]:
+    """The status of a running daemon."""
+    total = states(files, daemon.watching.settling)
+    per_file, per_chunk = daemon.rates()
+    left = total["queued"] + total["running"]
+    pools = [*daemon.watching.pools, daemon.load_pool, daemon.encode_pool, daemon.index_pool]
+    sources = [
+        {
+            "name": name,
+            "directory": display(watched.frame.root),
+            "mode": watched.mode or "starting",
+            "files": sum(files.get(name, Counter()).values()),
+            "queued": files.get(name, Counter())["queued"],
+        }
+        for name, watched in daemon.watching.sources.items()
+    ]
+    index_ready = daemon.index_pool.ready.is_set() and daemon.index_pool.trouble is None
+    return {
+        "running": True,
+        "pid": os.getpid(),
+        "ready": daemon.ready and daemon.watching.ready,
+        "waiting_for": daemon.waiting_for,
+        "files": total,
+        "chunks": chunks,
+        "eta_seconds": left / per_file if per_file > 0 else None if left else 0.0,
+        "sources": sources,
+        "workers": [
+            {
+                "pid": worker.pid,
+                "stage": worker.stage,
+                "state": worker.state,
+                "path": display(worker.path) if worker.path else None,
+            }
+            for pool in pools
+            for worker in sorted(pool.workers, key=lambda worker: worker.pid)
+        ],
+        "encoders": [
+            {
+                "device": worker.info.get("device", ""),
+                "pid": worker.pid,
+                "tokens_per_second": daemon.encoders.rates.get(worker, 0.0),
+                "busy": daemon.encoders.busy.get(worker, 0.0),
+            }
+            for worker in daemon.encode_pool.workers
+        ],
+        "sink": {"name": daemon.config.index.sink, "healthy": index_ready and daemon.indexer.trouble is None},
+        "sandbox": next((worker.info.get("sandbox") for worker in daemon.load_pool.workers if worker.info), None),
+        "warnings": daemon.troubles,
+        "rates": {"files_per_second": per_file, "chunks_per_second": per_chunk},
+        "recent": list(daemon.dispatcher.recent),
+        "uptime_seconds": time.monotonic() - daemon.started,
+    }
+
+
+class Rates:
+    """Files and chunks per second over the last half minute."""
+
+    def __init__(self, span: float = 30.0) -> None:
+        self._span = span
+        self._samples: deque[tuple[float, int, int]] = deque()
+
+    def sample(self, files: int, chunks: int) -> tuple[float, float]:
+        now = time.monotonic()
+        if not self._samples or now - self._samples[-1][0] > 0.2:
+            self._samples.append((now, files, chunks))
+        while len(self._samples) > 1 and now - self._samples[0][0] > self._span:
+            self._samples.popleft()
+        began, files_then, chunks_then = self._samples[0]
+        seconds = now - began
+        if seconds < 0.2:
+            return 0.0, 0.0
+        return (files - files_then) / seconds, (chunks - chunks_then) / seconds

@@ -1,0 +1,472 @@
+"""One watched directory: its scans, settle machine, observer and outbox, and every `stat` that they need.
+
+Events, the scan at the start and the periodic one all end in the same place: a path that differs from the journal
+enters the settle machine, and at its due time it is looked at once more and reported if it still differs. So a lost
+event costs time, never a file, and an event too many costs a look.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+import stat as modes
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from ingestd.absence import Absence
+from ingestd.channel import Channel
+from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource, WatchWarning
+from ingestd.observe import NETWORK_TYPES, Observer, WatchLimitError, file_system
+from ingestd.outbox import Outbox, agrees
+from ingestd.scan import JournalReader, Row, Rules, Scan, identity, same
+from ingestd.settle import Settle
+from ingestd.types import display
+
+SLICE: Final = 0.02
+"""Seconds that a scan goes on before events and acknowledgements have their turn."""
+GATHER: Final = 0.02
+"""Seconds in which events are gathered, so that a busy writer costs one look and not one for each event."""
+POLL: Final = 5.0
+"""Seconds between scans where there are no events, and until a failed scan is tried again."""
+WAITING: Final = 20_000
+"""Waiting paths beyond which a scan pauses."""
+LOOKS: Final = 256
+"""Due paths looked at together."""
+REASON_LENGTH: Final = 16_000
+WARNINGS: Final = 10
+"""Warnings of one scan that are sent; the others are only counted."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A scan under way."""
+
+    scan: Scan
+    steps: Iterator[None]
+    prefix: bytes
+    sweep: bool
+    generation: int
+    started: float
+
+
+class Source:
+    """One watched directory, or one batch of paths below it (`once`)."""
+
+    def __init__(self, frame: WatchSource, journal: JournalReader, channel: Channel[Any], wake: int) -> None:
+        """`wake`: an eventfd that is written to when events have come."""
+        self.frame = frame
+        self.finished = False
+        self._journal = journal
+        self._channel = channel
+        self._wake = wake
+        self._root = frame.root.rstrip(b"/") + b"/"
+        place = os.path.realpath(self._root).rstrip(b"/") + b"/"
+        below = journal.directory[len(place) :] + b"/" if journal.directory.startswith(place) else None
+        self._rules = Rules(frame.include, frame.exclude, recursive=frame.recursive, hidden=below)
+        self._settle = Settle(frame.settle, frame.max_settle)
+        self._outbox = Outbox(frame.job, channel.send)
+        self._absence = Absence(self._root)
+        self._observer: Observer | None = None
+        self._full: Running | None = None
+        self._region: Running | None = None
+        self._came: OrderedDict[bytes, None] = OrderedDict()
+        self._went: OrderedDict[bytes, None] = OrderedDict()
+        self._unlisted: set[bytes] = set()
+        self._full_wanted = True
+        self._same_rules = False
+        self._scanned: Scanned | None = None
+        self._errors: list[str] = []
+        self._failures = 0
+        self._warned: set[str] = set()
+        self._quiet = True
+        self._now = 0.0
+        self._next_drain = 0.0
+        self._next_scan = 0.0
+        self._next_count = 0.0
+        self._count = 0
+        if not frame.once:
+            self._observe()
+
+    # --- the loop's side --------------------------------------------------------------------------------------
+
+    def turn(self, now: float) -> None:
+        """Do what can be done now, for a moment."""
+        self._now = now
+        self._absence.forget()
+        try:
+            self._listen(now)
+            self._go_on(now)
+            self._take(now)
+        except sqlite3.Error as error:
+            self._start_over(f"the journal cannot be read: {error}")
+        self._outbox.flush()
+        self._report(now)
+
+    def timeout(self, now: float) -> float | None:
+        """Seconds until `turn` has something to do; None: when a frame or an event comes."""
+        times: list[float] = []
+        room = self._outbox.room
+        if self._observer is not None and self._observer.pending:
+            times.append(self._next_drain)
+        if room and len(self._settle) < WAITING and (self._full or self._region or self._came or self._went):
+            times.append(now)
+        if self._full is None and (self._full_wanted or not self.frame.once):
+            times.append(self._next_scan)
+        due = self._settle.next()
+        if due is not None and room:
+            times.append(due)
+        if self._waiting != self._count:
+            times.append(self._next_count)
+        return max(0.0, min(times) - now) if times else None
+
+    def rescan(self) -> None:
+        """Compare everything from the start, after the scan under way."""
+        self._full_wanted = True
+        self._next_scan = 0.0
+
+    def taken(self, serial: int) -> None:
+        self._outbox.taken(serial)
+
+    def close(self) -> None:
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def _observe(self) -> None:
+        kind = file_system(self._root)
+        if self.frame.mode == "poll" or (self.frame.mode == "auto" and kind in NETWORK_TYPES):
+            return
+        try:
+            self._observer = Observer(functools.partial(os.eventfd_write, self._wake, 1))
+        except WatchLimitError as error:
+            self._poll(error)
+
+    def _poll(self, error: WatchLimitError) -> None:
+        """Go on without events."""
+        self.close()
+        self.rescan()
+        self._warn(f"{error.message}; {display(self._root)} is scanned every {POLL:g} s instead: {error.command}")
+
+    def _listen(self, now: float) -> None:
+        observer = self._observer
+        if observer is None:
+            return
+        if not observer.alive:
+            self.close()
+            self._warn(f"the inotify reader ended; {display(self._root)} is scanned every {POLL:g} s instead")
+            self.rescan()
+            return
+        if not observer.pending or now < self._next_drain:
+            return
+        self._next_drain = now + GATHER
+        marks = observer.drain()
+        if marks.overflow:
+            self.rescan()
+        for prefix in marks.touched & self._unlisted:
+            marks.directories[prefix] = True
+        for prefix, gone in sorted(marks.directories.items()):
+            if not prefix:
+                self.rescan()
+            elif self._rules.directory(prefix):
+                self._mark_region(prefix, gone)
+        looks: list[tuple[bytes, Stat | None, bool]] = []
+        for path, closed in marks.files.items():
+            if not self._rules.file(path):
+                continue
+            try:
+                stat = self._look(path)
+            except OSError as error:
+                self._failed(path, error)
+                continue
+            if path in self._settle:
+                self._settle.observe(path, stat, now, fresh=True, closed=closed)
+            else:
+                looks.append((path, stat, closed))
+        try:
+            rows = self._journal.find(self.frame.source, [path for path, _, _ in looks])
+        except sqlite3.Error:
+            self.rescan()  # the marks are lost
+            raise
+        for path, stat, closed in looks:
+            if not self._agrees(path, stat, rows.get(path)):
+                self._settle.observe(path, stat, now, fresh=True, closed=closed)
+
+    # --- scans ------------------------------------------------------------------------------------------------
+
+    def _go_on(self, now: float) -> None:
+        if not self.frame.once and now >= self._next_scan:
+            self._full_wanted = True
+        if self._full is None and self._full_wanted and now >= self._next_scan:
+            self._full_wanted = False
+            self._errors.clear()
+            self._failures = 0
+            self._quiet = True
+            self._absence.aliases.update(self._journal.alias())
+            self._full = self._scan(b"", fresh=False, sweep=True)
+            self._next_scan = float("inf")
+        if self._region is None and (self._came or self._went):
+            # The new place of what was moved is found before it is missed at the old one.
+            gone = not self._came
+            prefix, _ = (self._went if gone else self._came).popitem(last=False)
+            self._region = self._scan(prefix, fresh=True, sweep=gone)
+        deadline = time.monotonic() + SLICE
+        if self._region is not None and self._advance(self._region, deadline):
+            self._end_region(self._region)
+        if self._full is not None and self._advance(self._full, deadline):
+            self._end_full(self._full)
+
+    def _mark_region(self, prefix: bytes, gone: bool) -> None:
+        """Scan the directory, unless one above it is to be scanned anyhow."""
+        end = prefix.find(b"/") + 1
+        while end:
+            above = prefix[:end]
+            if above in self._went:
+                return
+            if above in self._came:
+                if gone:
+                    del self._came[above]
+                    self._went[above] = None
+                return
+            end = prefix.find(b"/", end) + 1
+        (self._went if gone else self._came)[prefix] = None
+
+    def _scan(self, prefix: bytes, *, fresh: bool, sweep: bool) -> Running:
+        once = self.frame.once
+        scan = Scan(
+            self.frame.source,
+            self._root,
+            self._rules,
+            self._journal,
+            entered=self._entered,
+            found=functools.partial(self._found, fresh, time.time()),
+            missing=functools.partial(self._missing, fresh),
+            failed=self._failed,
+            known=self._known if once else None,
+            aliases=self._absence.aliases,
+            same_rules=self._same_rules,
+        )
+        steps = self._batch(scan) if once else scan.run(prefix)
+        generation = self._observer.begin() if self._observer is not None else 0
+        return Running(scan, steps, prefix, sweep, generation, self._now)
+
+    def _advance(self, running: Running, deadline: float) -> bool:
+        """Whether the scan ended."""
+        while self._outbox.room and len(self._settle) < WAITING:
+            try:
+                next(running.steps)
+            except StopIteration:
+                return True
+            if time.monotonic() >= deadline:
+                break
+        return False
+
+    def _end_region(self, running: Running) -> None:
+        self._region = None
+        if running.sweep and self._observer is not None:
+            self._observer.sweep(running.prefix, running.generation)
+
+    def _end_full(self, running: Running) -> None:
+        self._full = None
+        if not self._failures and self._observer is not None:
+            self._observer.sweep(b"", running.generation)
+        if not self._failures and not self._errors:
+            self._same_rules = True
+        if self._failures > WARNINGS:
+            self._note(b"", f"and {self._failures - WARNINGS} more places could not be looked at")
+        if self._quiet:
+            self._warned.clear()
+        scan = running.scan
+        self._scanned = Scanned(
+            job=self.frame.job,
+            files=scan.files,
+            unchanged=scan.unchanged,
+            settling=0,
+            watching=not self.frame.once,
+            mode="inotify" if self._observer is not None else "poll",
+            done=dict(scan.done),
+            error="; ".join(self._errors)[:REASON_LENGTH] or None,
+        )
+        interval = self.frame.rescan
+        took = time.monotonic() - running.started
+        if self._observer is None or self._errors:
+            interval = min(interval, max(POLL, 10 * took))
+        self._next_scan = 0.0 if self._full_wanted else time.monotonic() + max(interval, took)
+
+    def _batch(self, scan: Scan) -> Iterator[None]:
+        """The scan of the paths that a batch names; of everything, where it names none."""
+        for path in _outermost(self.frame.below):
+            if not path:
+                yield from scan.run()
+                continue
+            name = display(self._root + path)
+            try:
+                mode = os.lstat(self._root + path).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                self._errors.append(f"{name}: no such file or directory")
+                scan.one(path)
+                yield from scan.run(path + b"/")
+                continue
+            except OSError as error:
+                self._failed(path, error)
+                continue
+            admitted = self._rules.directory(path + b"/") if modes.S_ISDIR(mode) else self._rules.file(path)
+            if not admitted:
+                self._errors.append(f"{name}: excluded by the patterns of source {self.frame.source}")
+            elif not modes.S_ISDIR(mode) and not modes.S_ISREG(mode):
+                self._errors.append(f"{name}: not a regular file (links are not followed)")
+            scan.one(path)
+            yield from scan.run(path + b"/") if modes.S_ISDIR(mode) and admitted else ()
+
+    def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> None:
+        self._unlisted.discard(prefix)
+        if self._observer is not None:
+            try:
+                self._observer.add(prefix, descriptor, (status.st_dev, status.st_ino))
+            except WatchLimitError as error:
+                self._poll(error)
+
+    def _found(self, fresh: bool, wall: float, path: bytes, found: os.stat_result) -> None:
+        # What waits already is looked at when it is due: the scan's stat may be older than an event's.
+        if path not in self._settle:
+            age = wall - max(found.st_mtime_ns, found.st_ctime_ns) / 1e9
+            self._settle.observe(path, identity(found), self._now, fresh=fresh, age=age)
+
+    def _missing(self, fresh: bool, path: bytes, device: int | None) -> None:
+        if path in self._settle:
+            return
+        doubt = self._absence.doubt(path, device)
+        if doubt is None:
+            self._settle.observe(path, None, self._now, fresh=fresh)
+        else:
+            self._note(*doubt)
+
+    def _known(self, path: bytes, found: os.stat_result) -> None:
+        self._outbox.put(Change(path=path, stat=identity(found), fresh=False, known=True))
+
+    # --- taking -----------------------------------------------------------------------------------------------
+
+    def _take(self, now: float) -> None:
+        """Report what is due and still differs."""
+        while self._outbox.room:
+            paths = self._settle.due(now, LOOKS)
+            if not paths:
+                return
+            ready: list[tuple[bytes, Stat | None, bool]] = []
+            for path in paths:
+                try:
+                    stat = self._look(path)
+                except OSError as error:
+                    self._settle.drop(path)
+                    self._failed(path, error)
+                    continue
+                waiting = self._settle.check(path, stat, now)
+                if waiting is not None:
+                    ready.append((path, stat, waiting.fresh))
+            rows = self._journal.find(self.frame.source, [path for path, _, _ in ready])
+            for path, stat, fresh in ready:
+                row = rows.get(path)
+                if self._agrees(path, stat, row):
+                    self._outbox.withdraw(path)
+                    continue
+                if stat is None:
+                    doubt = self._absence.doubt(path, row[5] if row is not None else None)
+                    if doubt is not None:
+                        self._note(*doubt)
+                        continue
+                self._outbox.put(Change(path=path, stat=stat, fresh=fresh))
+
+    def _look(self, path: bytes) -> Stat | None:
+        """The document as it is now; None: there is none. Raises `OSError` where that cannot be told."""
+        try:
+            found = os.lstat(self._root + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return identity(found) if modes.S_ISREG(found.st_mode) and self._rules.file(path) else None
+
+    def _agrees(self, path: bytes, stat: Stat | None, row: Row | None) -> bool:
+        """The journal has the path like this, or will have it when it has taken what is on its way."""
+        flying = self._outbox.flying(path)
+        if flying is not None:
+            return agrees(flying, stat)
+        if stat is None:
+            return row is None or bool(row[6])
+        return row is not None and same(row, stat)
+
+    # --- telling ----------------------------------------------------------------------------------------------
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        self._failures += 1
+        if not path or path.endswith(b"/"):
+            self._unlisted.add(path)
+        if self._failures <= WARNINGS:
+            self._note(path, f"{error.strerror}; what the index has of it is kept")
+
+    def _note(self, path: bytes, reason: str) -> None:
+        """A trouble with the folder: the scan's error where it is the root's or a batch's, else a warning."""
+        self._quiet = False
+        text = f"{display(self._root + path if path else self.frame.root)}: {reason}"
+        if path and not self.frame.once:
+            self._warn(text)
+        elif text not in self._errors and len(self._errors) < 2 * WARNINGS:
+            self._errors.append(text)
+
+    def _warn(self, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            self._channel.send(WatchWarning(job=self.frame.job, reason=reason[:REASON_LENGTH]))
+
+    def _start_over(self, reason: str) -> None:
+        """Forget what is half done; scan everything again a little later, or end the batch."""
+        self._full = self._region = None
+        self._came.clear()
+        self._went.clear()
+        self._settle = Settle(self.frame.settle, self.frame.max_settle)
+        if self.frame.once:
+            self._scanned = Scanned(
+                job=self.frame.job, files=0, unchanged=0, settling=0, watching=False, mode="poll", error=reason
+            )
+            return
+        self._warn(f"source {self.frame.source}: {reason}")
+        self._full_wanted = True
+        self._next_scan = self._now + POLL
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._settle) + len(self._came) + len(self._went) + (self._region is not None)
+
+    def _report(self, now: float) -> None:
+        if self._scanned is not None and self._sent():
+            self._channel.send(msgspec.structs.replace(self._scanned, settling=self._waiting))
+            self._scanned = None
+            self.finished = self.frame.once
+        waiting = self._waiting
+        if waiting != self._count and now >= self._next_count:
+            self._count = waiting
+            self._next_count = now + 1.0
+            self._channel.send(Settling(job=self.frame.job, count=waiting))
+
+    def _sent(self) -> bool:
+        """All that the scan found has left, but what settles; with `once`, everything is in the journal."""
+        if self.frame.once:
+            return not self._settle and not self._outbox
+        due = self._settle.next()
+        return self._outbox.backlog == 0 and (due is None or due > self._now)
+
+
+def _outermost(paths: Sequence[bytes]) -> list[bytes]:
+    """The paths without those that lie below another one; "" (everything) where there are none."""
+    found: list[bytes] = []
+    for path in sorted(path.strip(b"/").removeprefix(b"./") for path in paths):
+        if path in (b"", b"."):
+            return [b""]
+        if path not in found and not any(path.startswith(other + b"/") for other in found):
+            found.append(path)
+    return found or [b""]

@@ -1,0 +1,539 @@
+"""Worker processes and the slots that keep them alive: the same code for every stage.
+
+Everything here runs in the thread of the event loop, since the parent-death signal of a worker follows the thread
+that spawned it. Death is seen through a pidfd, never by end-of-file: a grandchild may hold the channel open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+import ingestd
+from ingestd import channel, process
+from ingestd.errors import ChannelError, IngestdError
+from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
+from ingestd.worker import PAGE_SIZE, Page, one_line
+
+log = logging.getLogger("ingestd.supervisor")
+
+OUTPUT_TAIL = 8 * 1024
+OUTPUT_LINES_PER_SECOND = 20
+STACK_LIMIT = 16 * 1024
+STOP_WAIT = 10.0
+"""Seconds between the steps of the ladder: asked, SIGTERM, SIGKILL."""
+ABANDON_AFTER = 5.0
+"""Seconds after which a worker that survives SIGKILL (state D) is abandoned."""
+ABANDONED_LIMIT = 8
+START_ATTEMPTS = 3
+"""Failed starts in a row after which a stage counts as broken; it goes on trying, slowly."""
+FAULTS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP,
+     signal.SIGXCPU, signal.SIGXFSZ}
+)  # fmt: skip
+KEPT_ENVIRONMENT = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+"""What a load worker keeps of the environment, with LC_* and PYTHON*: no secret is within a loader's reach."""
+
+Cause = Literal["limit", "fault", "exit", "protocol", "external", "stopped"]
+
+
+class WorkerDied(Exception):
+    """A worker ended. `cause`: "limit" (killed for one of ours), "fault" (a signal like SIGSEGV), "exit",
+    "protocol" (a bad frame), "external" (killed by somebody else), "stopped" (by the supervisor's own will)."""
+
+    def __init__(self, cause: Cause, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.reason = reason
+        self.detail = detail
+
+
+class StartError(IngestdError):
+    """A worker died, or gave up, before it was ready. `fatal`: trying again would not help."""
+
+    def __init__(self, message: str, *, fatal: bool = False, command: str | None = None) -> None:
+        super().__init__(message, command=command)
+        self.fatal = fatal
+
+
+class Worker:
+    """One worker process and the channel to it."""
+
+    def __init__(self, stage: str, token: str, scratch: Path) -> None:
+        self.stage = stage
+        self.token = token
+        self.scratch = scratch
+        self.pid = 0
+        self.info: dict[str, Any] = {}
+        self.served = 0
+        """Jobs done, for recycling."""
+        self.leaving = False
+        """It is to be replaced before its next job."""
+        self.path: bytes | None = None
+        """What it works on, for status and for the log lines of its output."""
+        self.state = "starting"
+        self.last_frame = time.monotonic()
+        self.on_frame: Callable[[Any, list[int]], None] | None = None
+        """Gets the frames that answer no question."""
+        self._expected: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
+        self._death: tuple[Cause, str] | None = None
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._line = b""
+        self._lines_left = float(OUTPUT_LINES_PER_SECOND)
+        self._lines_at = time.monotonic()
+        self._dropped = 0
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start(self, settings: Mapping[str, Any], timeout: float) -> None:
+        """Spawn it and wait until it is ready. Raises `StartError`."""
+        self._loop = asyncio.get_running_loop()
+        self.died: asyncio.Future[WorkerDied] = self._loop.create_future()
+        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self._words: StartFailed | None = None
+        self._spawn()
+        start = Start(
+            stage=self.stage,
+            version=ingestd.__version__,
+            sys_path=[entry for entry in sys.path if entry],
+            scratch=str(self.scratch),
+            settings=dict(settings),
+        )
+        try:
+            await self.channel.send(start)
+            await asyncio.wait({self._ready, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except ConnectionError:
+            await asyncio.wait({self.died}, timeout=timeout)
+        except BaseException:
+            await self.end("its start was given up")
+            raise
+        if self._ready.done() and not self.died.done():
+            frame = self._ready.result()
+            self.info = frame.info
+            self.state = "idle"
+            return
+        if self.died.done():
+            reason = self._words.reason if self._words else f"{self.died.result().reason}{self._last_line()}"
+        else:
+            reason = f"was not ready within {timeout:.0f} s{self._last_line()}"
+        await self.end("it did not start")
+        raise StartError(
+            f"the {self.stage} worker cannot start: {reason}", fatal=bool(self._words and self._words.fatal)
+        )
+
+    def _spawn(self) -> None:
+        ours, theirs = channel.pair()
+        out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(out_write, True)
+        page = os.memfd_create("ingestd-page", os.MFD_CLOEXEC)
+        self._stack = os.memfd_create("ingestd-stack", os.MFD_CLOEXEC)
+        os.ftruncate(page, PAGE_SIZE)
+        self._page_fd = page
+        self._page = Page(page)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ingestd.worker", str(theirs.fileno()), str(page), str(self._stack),
+                 str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=out_write,
+                stderr=out_write,
+                cwd="/",
+                env=self._environment(),
+                pass_fds=(theirs.fileno(), page, self._stack),
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            os.close(out_read)
+            raise StartError(f"the {self.stage} worker cannot be spawned: {error}") from error
+        finally:
+            theirs.close()
+            os.close(out_write)
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._output = out_read
+        self.channel: channel.AsyncChannel[Any] = channel.AsyncChannel(ours, FROM_WORKER[self.stage])
+        self.channel.listen(self._received, self._channel_ended)
+        self._loop.add_reader(out_read, self._read_output)
+        self._loop.add_reader(self._pidfd, self._exited)
+
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        if self.stage == "load":
+            environment = {
+                name: value
+                for name, value in environment.items()
+                if name in KEPT_ENVIRONMENT or name.startswith(("LC_", "PYTHON"))
+            }
+            environment["HOME"] = environment["TMPDIR"] = str(self.scratch)
+        # One thread a process: two processes of one thread beat one of two.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = "1"
+        environment["TOKENIZERS_PARALLELISM"] = "false"
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        environment["INGESTD_WORKER"] = self.token
+        return environment
+
+    async def end(self, reason: str = "it is not needed any more") -> None:
+        """Kill it, if it still lives, and everything that it started; release what belongs to it."""
+        self.kill("stopped", reason)
+        await asyncio.wait({self.died}, timeout=ABANDON_AFTER)
+        survivors = await asyncio.to_thread(process.destroy, self.pid, self.token)
+        if not self.died.done():
+            survivors = [*survivors, self.pid]
+            self._gone(WorkerDied("stopped", "abandoned: it survives SIGKILL"))
+        if survivors:
+            log.error("%s worker %d survives SIGKILL: %s is abandoned", self.stage, self.pid, survivors)
+            abandoned.extend(survivors)
+        for descriptor in (self._output, self._pidfd):
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+        os.close(self._page_fd)
+        os.close(self._stack)
+        self.channel.close()
+        await asyncio.to_thread(remove_tree, self.scratch)
+
+    async def stop(self) -> None:
+        """The ladder: ask, wait, SIGTERM, wait, SIGKILL."""
+        if not self.died.done():
+            self.leaving = True
+            try:
+                self._death = ("stopped", "it was asked to stop")
+                await asyncio.wait_for(self.channel.send(Stop()), STOP_WAIT)
+                await asyncio.wait({self.died}, timeout=STOP_WAIT)
+                if not self.died.done():
+                    os.kill(self.pid, signal.SIGTERM)
+                    await asyncio.wait({self.died}, timeout=STOP_WAIT / 5)
+            except (ConnectionError, ProcessLookupError, TimeoutError):
+                pass
+        await self.end()
+
+    def kill(self, cause: Cause, reason: str) -> None:
+        """SIGKILL to the process group, now; what else it started is swept by `end`."""
+        if not self.died.done():
+            self._death = self._death or (cause, reason)
+            process.kill_group(self.pid)
+
+    def capture_stack(self) -> None:
+        """Ask for the stacks of all its threads; they are in `stack` a moment later. Works while C code hangs."""
+        try:
+            os.kill(self.pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            pass
+
+    @property
+    def stack(self) -> str:
+        return os.pread(self._stack, STACK_LIMIT, 0).decode("utf-8", "replace")
+
+    def progress(self) -> tuple[int, str]:
+        """Steps so far, and where the last one was."""
+        counter, place = self._page.read()
+        return counter, one_line(place, 200)
+
+    def detail(self) -> str:
+        """For `why`: last place, stack, and the tail of the output."""
+        _, place = self.progress()
+        parts = []
+        if place:
+            parts.append(f"last element: {place}")
+        if stack := self.stack.strip():
+            parts.append(f"stack:\n{stack}")
+        if output := b"".join(self._tail)[-OUTPUT_TAIL:].decode("utf-8", "replace").strip():
+            parts.append(f"output:\n{output}")
+        return "\n".join(parts)
+
+    # --- talk -------------------------------------------------------------------------------------------------
+
+    async def call(self, frame: Any, descriptors: Sequence[int] = ()) -> tuple[Any, list[int]]:
+        """Send a frame that has a `job` and wait for the next frame of that job. Raises `WorkerDied`.
+
+        The caller owns the descriptors of the answer.
+        """
+        answer = await self.ask(frame, descriptors)
+        return await answer
+
+    async def ask(self, frame: Any, descriptors: Sequence[int] = ()) -> asyncio.Future[tuple[Any, list[int]]]:
+        """Like `call`, but gives the future of the answer as soon as the frame is sent."""
+        if self.died.done():
+            raise self.died.result()
+        future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
+        self._expected[frame.job] = future
+        try:
+            await self.channel.send(frame, descriptors)
+        except ConnectionError:
+            pass  # its death fails the future
+        except BaseException:
+            self._expected.pop(frame.job, None)
+            raise
+        return future
+
+    async def send(self, frame: Any) -> None:
+        """Send a frame that has no answer. Raises `WorkerDied`."""
+        try:
+            await self.channel.send(frame)
+        except ConnectionError:
+            raise await asyncio.shield(self.died) from None
+
+    def _received(self, frame: Any, descriptors: list[int]) -> None:
+        self.last_frame = time.monotonic()
+        if isinstance(frame, Ready) and not self._ready.done():
+            self._ready.set_result(frame)
+        elif isinstance(frame, StartFailed):
+            self._words = frame
+        else:
+            future = self._expected.pop(getattr(frame, "job", None) or 0, None)
+            if future is not None and not future.done():
+                future.set_result((frame, descriptors))
+                return
+            if future is None and self.on_frame is not None:
+                self.on_frame(frame, descriptors)
+                return
+            if future is None:
+                self.kill("protocol", f"sent a {type(frame).__name__} frame that nobody asked for")
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _channel_ended(self, error: ChannelError | None) -> None:
+        if error is not None:
+            self.kill("protocol", f"sent {error.message}")
+        else:
+            # An exiting process closes its channel a moment before its death is seen.
+            self._loop.call_later(1.0, self.kill, "exit", "closed its channel")
+
+    def _exited(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        self._read_output()
+        if self._death is not None:
+            cause, reason = self._death
+        elif status >= 0:
+            cause, reason = "exit", f"exit code {status}"
+            if self._words is not None and self._ready.done():
+                reason = self._words.reason
+        elif -status in FAULTS:
+            cause, reason = "fault", process.exit_reason(status)
+        else:
+            cause, reason = "external", f"killed from outside by {process.exit_reason(status)}"
+        self.channel.drain()  # what it sent before it died still counts
+        self._gone(WorkerDied(cause, reason))
+
+    def _gone(self, death: WorkerDied) -> None:
+        if self.died.done():
+            return
+        death.detail = self.detail()
+        self.state = "dead"
+        self.died.set_result(death)
+        for future in self._expected.values():
+            if not future.done():
+                future.set_exception(death)
+        self._expected.clear()
+
+    # --- output -----------------------------------------------------------------------------------------------
+
+    def forget_output(self) -> None:
+        """A new file begins: what was printed before is not its doing."""
+        self._tail.clear()
+        self._tail_size = 0
+
+    def _read_output(self) -> None:
+        for _ in range(16):
+            try:
+                data = os.read(self._output, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                self._loop.remove_reader(self._output)
+                return
+            self._tail.append(data[-OUTPUT_TAIL:])
+            self._tail_size += len(self._tail[-1])
+            while self._tail_size - len(self._tail[0]) >= OUTPUT_TAIL:
+                self._tail_size -= len(self._tail.popleft())
+            *lines, self._line = (self._line + data).split(b"\n")
+            self._line = self._line[-1000:]
+            for line in lines:
+                self._log_line(line)
+
+    def _log_line(self, line: bytes) -> None:
+        now = time.monotonic()
+        self._lines_left = min(
+            OUTPUT_LINES_PER_SECOND, self._lines_left + (now - self._lines_at) * OUTPUT_LINES_PER_SECOND
+        )
+        self._lines_at = now
+        text = one_line(line.decode("utf-8", "replace"))
+        if not text:
+            return
+        if self._lines_left < 1:
+            self._dropped += 1
+            return
+        self._lines_left -= 1
+        extra = {"stage": self.stage, "worker_pid": self.pid, "path": self.path}
+        if self._dropped:
+            log.warning("%s worker %d: %d lines left out", self.stage, self.pid, self._dropped, extra=extra)
+            self._dropped = 0
+        where = f" ({os.fsdecode(self.path).encode('utf-8', 'replace').decode()})" if self.path else ""
+        log.info("%s worker %d%s: %s", self.stage, self.pid, where, text, extra=extra)
+
+    def _last_line(self) -> str:
+        lines = b"".join(self._tail).decode("utf-8", "replace").strip().splitlines()
+        return f": {one_line(lines[-1])}" if lines else ""
+
+
+abandoned: list[int] = []
+"""Process ids that survived SIGKILL."""
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a scratch directory, whatever a loader left in it (deep trees, no permissions)."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        subprocess.run(["chmod", "-R", "u+rwx", str(path)], check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=False, capture_output=True)
+
+
+@dataclass
+class Pool:
+    """The slots of one stage. Each is one coroutine, `_slot`, which reads like the life of a worker."""
+
+    stage: str
+    size: int
+    settings: Callable[[int], Mapping[str, Any]]
+    """Settings of the worker in the slot of that number; read anew at each start."""
+    serve: Callable[[Worker], Awaitable[None]]
+    """Give the worker work until it dies (`WorkerDied`), is `leaving`, or is not needed any more."""
+    scratch: Path
+    prefix: str
+    """Of all tokens of this daemon."""
+    start_timeout: float = 60.0
+    spare: bool = False
+    """Keep one more worker warm, since imports cost seconds."""
+    on_exit: Callable[[Worker, WorkerDied], None] = lambda worker, death: None
+
+    def __post_init__(self) -> None:
+        self.workers: set[Worker] = set()
+        self.ready = asyncio.Event()
+        self.trouble: str | None = None
+        self.restarts = 0
+        self.failed: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
+        """Set when no worker of this stage could be started `START_ATTEMPTS` times in a row."""
+        self._serial = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._warming: asyncio.Task[Worker] | None = None
+
+    def open(self) -> None:
+        """Start the slots."""
+        self._tasks = [
+            asyncio.create_task(self._slot(number), name=f"{self.stage} {number}") for number in range(self.size)
+        ]
+
+    def renew(self) -> None:
+        """Have every worker replaced before its next job: the settings changed."""
+        for worker in self.workers:
+            worker.leaving = True
+
+    async def close(self) -> None:
+        """End the slots; their workers climb down the ladder."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        await asyncio.gather(*(worker.stop() for worker in list(self.workers)), return_exceptions=True)
+        self.workers.clear()
+
+    async def _slot(self, number: int) -> None:
+        backoff = 0.2
+        failures = 0
+        while True:
+            try:
+                worker = await self._take(number)
+            except StartError as error:
+                failures += 1
+                self.trouble = error.message
+                log.log(logging.WARNING if failures <= START_ATTEMPTS else logging.DEBUG, "%s", error.message)
+                if (failures >= START_ATTEMPTS or error.fatal) and not self.failed.done():
+                    self.failed.set_result(error)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, 30.0)
+                continue
+            if failures:
+                self.trouble = None
+            failures = 0
+            self.ready.set()
+            started = time.monotonic()
+            try:
+                await self.serve(worker)
+                self.workers.discard(worker)
+                await worker.stop()
+            except WorkerDied as death:
+                self.restarts += 1
+                self.workers.discard(worker)
+                self.on_exit(worker, death)
+                await worker.end()
+            except IngestdError as error:  # it lives, but is of no use
+                self.trouble = error.message
+                if not self.failed.done():
+                    self.failed.set_result(StartError(error.message, fatal=True, command=error.command))
+                self.workers.discard(worker)
+                await worker.stop()
+                return
+            while len(abandoned) >= ABANDONED_LIMIT:
+                self.trouble = f"{len(abandoned)} workers survive SIGKILL; no more are started"
+                await asyncio.sleep(5)
+                abandoned[:] = [pid for pid in abandoned if process.is_alive(pid)]
+            # A worker that lived for a while is replaced at once; one that dies as soon as it starts is not.
+            if time.monotonic() - started > 10 or worker.served:
+                backoff = 0.2
+            else:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, 30.0)
+
+    async def _take(self, number: int) -> Worker:
+        """The warm spare, if there is one, else a new worker; and a new spare is begun."""
+        if self._warming is not None:
+            warming, self._warming = self._warming, None
+            try:
+                worker = await warming
+            except StartError:
+                worker = await self._start(number)
+            if worker.died.done() or worker.leaving:
+                self.workers.discard(worker)
+                await worker.end()
+                worker = await self._start(number)
+        else:
+            worker = await self._start(number)
+        if self.spare and self._warming is None and len(self.workers) >= self.size:
+            self._warming = asyncio.create_task(self._start(number), name=f"{self.stage} spare")
+            self._warming.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return worker
+
+    async def _start(self, number: int) -> Worker:
+        self._serial += 1
+        token = f"{self.prefix}.{self.stage}.{self._serial}"
+        scratch = self.scratch / token
+        scratch.mkdir(mode=0o700, parents=True)
+        worker = Worker(self.stage, token, scratch)
+        self.workers.add(worker)
+        try:
+            await worker.start(self.settings(number), self.start_timeout)
+        except BaseException:
+            self.workers.discard(worker)
+            raise
+        return worker

@@ -1,0 +1,412 @@
+"""What people see: results and progress as rich renderables, from 40 columns up, with and without colour.
+
+Nothing foreign is ever parsed as markup or reaches the terminal unfiltered.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ingestd.printable import clean, clean_line
+from ingestd.types import STATES
+from ingestd.units import spell_duration
+
+STYLES: Final = {
+    "indexed": "green",
+    "partial": "yellow",
+    "failed": "red",
+    "quarantined": "red",
+    "skipped": "dim",
+    "held": "yellow",
+    "running": "cyan",
+}
+PASSAGE_LENGTH: Final = 480
+"""Characters of a passage that a search shows."""
+LISTED: Final = 20
+"""Failures listed after an ingest."""
+
+_Row = Mapping[str, Any]
+_CJK: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_MARK: Final = "bold yellow"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for this process's streams. Output that is not for a terminal is neither wrapped nor coloured."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 100_000
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
+
+
+# --- a running daemon -----------------------------------------------------------------------------------------
+
+
+def live(status: _Row, width: int) -> Group:
+    """The view of `ingestd run`: bar, rates, counts, sources, workers, the last failures."""
+    files: Mapping[str, int] = status.get("files", {})
+    waiting = files.get("settling", 0) + files.get("queued", 0) + files.get("running", 0)
+    done = sum(files.get(state, 0) for state in ("indexed", "partial", "failed", "quarantined", "skipped"))
+    lines: list[RenderableType] = [_bar(done, done + waiting, status.get("eta_seconds"), width)]
+    workers: Sequence[_Row] = status.get("workers", ())
+    loading = [worker for worker in workers if worker.get("stage") == "load"]
+    busy = sum(1 for worker in loading if worker.get("path"))
+    facts = [f"backlog {_count(waiting)}", *_rates(status.get("rates", {}))]
+    if loading:
+        facts.append(f"loading {busy}/{len(loading)}")
+    facts += [_encoder(encoder) for encoder in status.get("encoders", ())]
+    lines.append(_facts([Text(fact) for fact in facts]))
+    lines.append(_facts(_states(files)))
+    if not status.get("ready", True):
+        lines.append(_line("waiting for ", _plain(status.get("waiting_for") or "workers"), style="yellow"))
+    lines += [_source(source, width) for source in status.get("sources", ())]
+    if paths := [worker["path"] for worker in loading if worker.get("path")]:
+        lines.append(_line("now ", ", ".join(_name(path) for path in paths), style="dim"))
+    lines += [_line("! ", warning, style="yellow") for warning in list(status.get("warnings", ()))[-3:]]
+    lines += [_recent(item) for item in list(status.get("recent", ()))[-4:]]
+    return Group(*lines)
+
+
+def _source(source: _Row, width: int) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(_fit(source.get("name", ""), 18), style="bold")
+    line.append(f" {_count(_total(source.get('files', 0)))} files", style="green")
+    if width >= 60:
+        line.append(f"  {clean_line(source.get('mode') or '')}", style="dim")
+        line.append(f"  {clean_line(source.get('directory', ''))}", style="dim")
+    return line
+
+
+def _recent(item: _Row) -> Text:
+    state = str(item.get("state", ""))
+    style = STYLES.get(state, "")
+    took = f" in {spell_duration(item['seconds'])}" if item.get("seconds") else ""
+    reason = f": {item['reason']}" if item.get("reason") else ""
+    return _line(f"{state} ", f"{_name(item.get('path', ''))}{took}{clean_line(reason)}", style=style)
+
+
+def _encoder(encoder: _Row) -> str:
+    busy = encoder.get("busy") or 0
+    share = f" {busy:.0%}" if isinstance(busy, float) else ""
+    return f"{clean_line(encoder.get('device', ''))} {_count(encoder.get('tokens_per_second') or 0)} tokens/s{share}"
+
+
+# --- ingest ---------------------------------------------------------------------------------------------------
+
+
+def ingesting(progress: _Row, width: int) -> Group:
+    """The view while `ingestd ingest` works."""
+    done, total = progress.get("done", 0), progress.get("total", 0)
+    eta = progress.get("eta_seconds")
+    lines: list[RenderableType] = [_bar(done, total, eta, width, scanning=bool(progress.get("scanning")))]
+    facts = [Text(fact) for fact in _rates(progress)]
+    facts += _states({state: progress.get(state, 0) for state in ("unchanged", "failed", "quarantined", "skipped")})
+    if facts:
+        lines.append(_facts(facts))
+    if current := progress.get("current"):
+        lines.append(_line("now ", ", ".join(_name(path) for path in current), style="dim"))
+    return Group(*lines)
+
+
+def ingest_line(progress: _Row) -> str:
+    """The same for a log."""
+    parts = [f"{_count(progress.get('done', 0))} of {_count(progress.get('total', 0))} files"]
+    parts += [f"{_count(progress[state])} {state}" for state in ("failed", "quarantined") if progress.get(state)]
+    parts += _rates(progress)
+    if progress.get("eta_seconds"):
+        parts.append(f"{spell_duration(progress['eta_seconds'])} left")
+    return ", ".join(parts)
+
+
+def ingested(summary: _Row) -> Group:
+    """The table at the end of an ingest, and the files that failed."""
+    seconds = summary.get("seconds") or 0
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for state in ("indexed", "unchanged", "failed", "quarantined", "skipped"):
+        number = summary.get(state, 0)
+        table.add_row(Text(state, style=STYLES.get(state, "") if number else "dim"), _count(number))
+    speed = f"{summary.get('chunks', 0) / seconds:,.1f}/s" if seconds else ""
+    table.add_row("chunks", _count(summary.get("chunks", 0)), speed)
+    table.add_row("time", spell_duration(seconds))
+    failures: Sequence[_Row] = summary.get("failures", ())
+    parts: list[RenderableType] = [table]
+    if failures:
+        parts += [Text(), failed(failures[:LISTED])]
+    if len(failures) > LISTED:
+        parts.append(Text(f"and {_count(len(failures) - LISTED)} more: ingestd failures"))
+    return Group(*parts)
+
+
+def failed(failures: Iterable[_Row]) -> Group:
+    """Each file with its state and its reason."""
+    lines: list[RenderableType] = []
+    for item in failures:
+        state = str(item.get("state") or "failed")
+        head = Text(clean_line(item.get("path", "")), style="bold", overflow="fold")
+        attempts = item.get("attempts")
+        facts = [state, f"{attempts} attempts" if attempts and attempts > 1 else "", _again(item.get("retry_at"))]
+        body = Text(", ".join(fact for fact in facts if fact), style=STYLES.get(state, ""))
+        body.append(f": {_first_lines(item.get('reason') or 'no reason given', 3)}", style="default")
+        lines += [head, Padding.indent(body, 2)] if item.get("path") else [body]
+    return Group(*lines)
+
+
+# --- search ---------------------------------------------------------------------------------------------------
+
+
+def found(hits: Sequence[_Row], question: str) -> Group:
+    """The passages, best first, the words of the question emphasised."""
+    words = _words(question)
+    parts: list[RenderableType] = []
+    for number, hit in enumerate(hits, 1):
+        head = Text(overflow="fold")
+        head.append(f"{number}. ", style="dim")
+        head.append(clean_line(hit.get("path", "")), style="bold cyan")
+        if hit.get("page"):
+            head.append(f":{hit['page']}", style="cyan")
+        head.append(f"  {hit.get('score', 0):.4f}", style="dim")
+        parts.append(head)
+        if title := _title(hit):
+            parts.append(Padding.indent(Text(clean_line(title), style="italic"), 3))
+        passage = Text(_passage(clean(hit.get("text", "")), words))
+        if words:
+            passage.highlight_regex(words, _MARK)
+        parts += [Padding.indent(passage, 3), Text()]
+    return Group(*parts[:-1])
+
+
+def _title(hit: _Row) -> str:
+    headings = (hit.get("metadata") or {}).get("headings") or ()
+    names = [hit.get("title") or "", *(headings if isinstance(headings, list | tuple) else [headings])]
+    return " › ".join(dict.fromkeys(clean_line(name) for name in names if name))
+
+
+def _words(question: str) -> re.Pattern[str] | None:
+    """The words worth emphasis: not the short ones; for Chinese, Japanese and Korean every pair of characters."""
+    found: set[str] = set()
+    for word in re.findall(r"\w+", question):
+        if _CJK.search(word):
+            found.update(word[at : at + 2] for at in range(max(1, len(word) - 1)))
+        elif len(word) > 3 or not word.islower():
+            found.add(word)
+    if not found:
+        return None
+    longest_first = sorted(found, key=lambda word: (-len(word), word))
+    alternatives = "|".join(
+        re.escape(word) if _CJK.search(word) else rf"\b{re.escape(word)}\w{{0,2}}\b" for word in longest_first
+    )
+    return re.compile(f"(?:{alternatives})", re.IGNORECASE)
+
+
+def _passage(text: str, words: re.Pattern[str] | None) -> str:
+    """The part of the passage that holds the first of the words, a few lines long, on as few lines as it fits."""
+    flat = " ".join(text.split())
+    if len(flat) <= PASSAGE_LENGTH:
+        return flat
+    match = words.search(flat) if words else None
+    start = max(0, min(match.start() - PASSAGE_LENGTH // 3, len(flat) - PASSAGE_LENGTH)) if match else 0
+    if start and " " in flat[start : start + 30]:
+        start = flat.index(" ", start) + 1
+    cut = flat[start : start + PASSAGE_LENGTH]
+    return ("…" if start else "") + cut + ("…" if start + len(cut) < len(flat) else "")
+
+
+# --- status, why, plugins -------------------------------------------------------------------------------------
+
+
+def state_of(status: _Row) -> Group:
+    """`ingestd status`."""
+    running = status.get("running")
+    if not running:
+        head = Text("not running", style="yellow")
+    elif status.get("ready"):
+        head = Text("running", style="green")
+    else:
+        waiting_for = _plain(status.get("waiting_for") or "workers")
+        head = Text(f"running, waiting for {clean_line(waiting_for)}", style="yellow")
+    table = _facts_table()
+    table.add_row("daemon", head)
+    files: Mapping[str, int] = status.get("files", {})
+    table.add_row("files", _facts(_states(files)) if any(files.values()) else Text("none"))
+    table.add_row("chunks", _count(status.get("chunks") or 0))
+    if status.get("eta_seconds"):
+        table.add_row("left", spell_duration(status["eta_seconds"]))
+    sink = status.get("sink") or {}
+    if sink:
+        healthy = sink.get("healthy")
+        health = "" if healthy is None or not running else ", healthy" if healthy else ", not available"
+        table.add_row("index", Text(clean_line(sink.get("name", "")) + health, style="" if healthy else "yellow"))
+    if status.get("sandbox"):
+        table.add_row("sandbox", clean_line(_plain(status["sandbox"])))
+    for source in status.get("sources", ()):
+        files_here = f"{_count(_total(source.get('files', 0)))} files"
+        mode = f", {clean_line(source['mode'])}" if source.get("mode") else ""
+        text = Text(f"{clean_line(source.get('name', ''))}: {files_here}{mode}, ", overflow="fold")
+        table.add_row("source", text.append(clean_line(source.get("directory", ""))))
+    for encoder in status.get("encoders", ()):
+        table.add_row("encoder", _encoder(encoder) + f", pid {encoder.get('pid')}")
+    for worker in status.get("workers", ()):
+        path = f", {clean_line(worker['path'])}" if worker.get("path") else ""
+        line = f"{worker.get('stage')} {worker.get('pid')}, {worker.get('state')}{path}"
+        table.add_row("worker", Text(clean_line(line), overflow="fold"))
+    for warning in status.get("warnings", ()):
+        table.add_row("warning", Text(clean(warning), style="yellow"))
+    return Group(table)
+
+
+def reason_of(why: _Row) -> Group:
+    """`ingestd why PATH`."""
+    state = str(why.get("state") or "unknown")
+    table = _facts_table()
+    table.add_row("state", Text(clean_line(state), style=STYLES.get(state, "")))
+    if why.get("reason"):
+        table.add_row("reason", Text(clean(why["reason"]), overflow="fold"))
+    if again := _again(why.get("retry_at")):
+        table.add_row("next", again)
+    for key in ("loader", "attempts", "chunks", "digest"):
+        if why.get(key):
+            value = why[key]
+            table.add_row(key, Text(value.hex() if isinstance(value, bytes) else clean_line(value), overflow="fold"))
+    for warning in why.get("warnings") or ():
+        table.add_row("warning", Text(clean(warning), style="yellow", overflow="fold"))
+    for event in why.get("history") or ():
+        table.add_row("history", Text(_event(event), overflow="fold"))
+    return Group(Text(clean_line(why.get("path", "")), style="bold", overflow="fold"), table)
+
+
+def listed(plugins: Iterable[_Row]) -> Group:
+    """`ingestd plugins`: one line for each loader, engine and sink, and what went wrong."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("kind")
+    table.add_column("name", style="bold")
+    table.add_column("version")
+    table.add_column("suffixes", overflow="fold")
+    table.add_column("from", style="dim", overflow="fold")
+    errors: list[RenderableType] = []
+    for plugin in plugins:
+        if plugin.get("error") or plugin.get("reason"):
+            cause = plugin.get("error") or plugin.get("reason")
+            name = f"{plugin.get('name') or plugin.get('plugin')} ({plugin.get('distribution', '')})"
+            errors.append(Text(f"error: plugin {clean_line(name)}: {clean(cause)}", style="red"))
+            continue
+        cells = [plugin.get("kind"), plugin.get("name"), plugin.get("version")]
+        cells += [" ".join(plugin.get("suffixes") or ()), plugin.get("distribution")]
+        table.add_row(*(Text(clean_line(cell or "")) for cell in cells))
+    return Group(table, *errors)
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------
+
+
+def _bar(done: int, total: int, eta: float | None, width: int, *, scanning: bool = False) -> Table:
+    share = f"{done / total:4.0%}" if total else "    "
+    end = f"{spell_duration(eta)} left" if eta else ""
+    label = f"{_count(done)} of {_count(total)}{'+' if scanning else ''}"
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(ratio=1)
+    bar = ProgressBar(total=max(total, 1), completed=done if total or scanning else 1)
+    cells = [Text(label), Text(share)] + ([Text(end, style="cyan")] if end and width >= 50 else [])
+    for _ in cells:
+        grid.add_column(no_wrap=True)
+    grid.add_row(bar, *cells)
+    return grid
+
+
+def _facts(parts: Sequence[Text]) -> Text:
+    """Side by side; wrapped between, not inside, where the terminal is narrow."""
+    line = Text()
+    for number, part in enumerate(parts):
+        if number:
+            line.append("  ")
+        line.append_text(Text(part.plain.replace(" ", "\u00a0"), style=part.style))
+    return line
+
+
+def _states(files: Mapping[str, int]) -> list[Text]:
+    order = ["unchanged", "settling", *STATES]
+    return [
+        Text(f"{state} {_count(files[state])}", style=STYLES.get(state, ""))
+        for state in sorted(files, key=lambda state: order.index(state) if state in order else len(order))
+        if files[state]
+    ]
+
+
+def _rates(rates: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{rates[f'{what}_per_second']:,.1f} {what}/s"
+        for what in ("files", "chunks")
+        if rates.get(f"{what}_per_second") is not None
+    ]
+
+
+def _facts_table() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _line(head: str, text: object, *, style: str) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(clean_line(head), style=style)
+    line.append(clean_line(text))
+    return line
+
+
+def _again(at: float | None) -> str:
+    if not at:
+        return ""
+    left = at - time.time()
+    return f"tried again in {spell_duration(left)}" if left > 0 else "tried again now"
+
+
+def _event(event: Any) -> str:
+    if isinstance(event, Mapping):
+        at, what = event.get("at"), event.get("event", "")
+    elif isinstance(event, list | tuple) and len(event) == 2:
+        at, what = event
+    else:
+        at, what = None, event
+    when = time.strftime("%Y-%m-%d %H:%M:%S  ", time.localtime(at)) if isinstance(at, int | float) else ""
+    return when + clean(what)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _first_lines(text: object, number: int) -> str:
+    return "\n".join(clean(text).strip().splitlines()[:number])
+
+
+def _name(path: str | bytes) -> str:
+    return clean_line(path).rstrip("/").rpartition("/")[2]
+
+
+def _fit(text: object, width: int) -> str:
+    fitted = Text(clean_line(text))
+    fitted.truncate(width, overflow="ellipsis", pad=True)
+    return fitted.plain
+
+
+def _total(files: int | Mapping[str, int]) -> int:
+    return files if isinstance(files, int) else sum(files.values())
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"

@@ -1,0 +1,241 @@
+"""The supervisor's side of watching: one watch worker per mount, what they find goes to the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ingestd.config import WatchTable
+from ingestd.dispatch import Dispatcher
+from ingestd.errors import IngestdError
+from ingestd.journal import Journal
+from ingestd.messages import Changes, ChangesTaken, Scanned, Settling, WatchSource, WatchWarning
+from ingestd.supervisor import Pool, Worker, WorkerDied
+
+log = logging.getLogger("ingestd.watch")
+
+INGEST = "ingest"
+"""The group of the scans that `ingest` asks for."""
+
+
+@dataclass(eq=False)
+class Watched:
+    """One source, or one scan, and what its worker says of it."""
+
+    frame: WatchSource
+    batch: int | None = None
+    scanned: asyncio.Future[Scanned] | None = None
+    """The end of a scan that was asked for."""
+    settling: int = 0
+    mode: str = ""
+    error: str | None = None
+    warning: str | None = None
+    ready: bool = False
+    """It is watched and was scanned once."""
+
+
+class Group:
+    """The sources of one mount, and the worker that watches them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watched: dict[int, Watched] = {}
+        self.pool: Pool
+        self.worker: Worker | None = None
+
+
+class Watching:
+    """All groups. `make_pool`: `Daemon._pool`."""
+
+    def __init__(self, journal: Journal, dispatcher: Dispatcher, make_pool: Callable[..., Pool]) -> None:
+        self.journal = journal
+        self.dispatcher = dispatcher
+        self.readable: set[str] = set()
+        """Paths that load workers may read because `ingest` was given them."""
+        self.on_readable: Callable[[], None] = lambda: None
+        """Called when `readable` grew: load workers that live have the narrower sandbox."""
+        self._make_pool = make_pool
+        self._groups: dict[str, Group] = {}
+        self._jobs = itertools.count(1)
+
+    @property
+    def sources(self) -> dict[str, Watched]:
+        """The followed sources by name."""
+        return {
+            watched.frame.source: watched
+            for group in self._groups.values()
+            for watched in group.watched.values()
+            if not watched.frame.once
+        }
+
+    @property
+    def settling(self) -> int:
+        return sum(watched.settling for group in self._groups.values() for watched in group.watched.values())
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [group.worker for group in self._groups.values() if group.worker is not None]
+
+    @property
+    def pools(self) -> list[Pool]:
+        return [group.pool for group in self._groups.values()]
+
+    @property
+    def ready(self) -> bool:
+        return all(watched.ready for watched in self.sources.values())
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            f"source {name}: {text}"
+            for name, watched in self.sources.items()
+            for text in (watched.error, watched.warning)
+            if text
+        ]
+
+    def follow(self, tables: Iterable[WatchTable]) -> None:
+        """Watch the sources from now on."""
+        mounts = mount_points()
+        for table in tables:
+            group = self._group(mount_of(os.fsencode(table.directory), mounts).decode("utf-8", "replace"))
+            job = next(self._jobs)
+            group.watched[job] = Watched(frame(job, table))
+        for group in self._groups.values():
+            group.pool.open()
+
+    async def scan(self, table: WatchTable, below: Sequence[bytes], batch: int) -> Scanned:
+        """Compare some paths of a source with the journal, once; returns when every difference is in it."""
+        group = self._groups.get(INGEST)
+        if group is None:
+            group = self._group(INGEST)
+            group.pool.open()
+        root = table.directory.rstrip("/")
+        fresh = {os.fsdecode(os.path.join(os.fsencode(root or "/"), path)) for path in below} - self.readable
+        if fresh:
+            self.readable |= fresh
+            self.on_readable()
+        job = next(self._jobs)
+        watched = Watched(frame(job, table, below), batch, asyncio.get_running_loop().create_future())
+        group.watched[job] = watched
+        assert watched.scanned is not None
+        try:
+            if group.worker is not None:
+                try:
+                    await group.worker.send(watched.frame)
+                except WorkerDied:
+                    pass  # its successor gets all frames
+            waits: set[asyncio.Future[Any]] = {watched.scanned, group.pool.failed}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if watched.scanned.done():
+                return watched.scanned.result()
+            raise group.pool.failed.result()
+        finally:
+            del group.watched[job]
+
+    async def close(self) -> None:
+        for group in self._groups.values():
+            await group.pool.close()
+
+    def _group(self, name: str) -> Group:
+        if name not in self._groups:
+            group = self._groups[name] = Group(name)
+            settings = {"journal": str(self.journal.path)}
+            group.pool = self._make_pool("watch", 1, lambda _: settings, lambda worker: self._serve(group, worker))
+        return self._groups[name]
+
+    async def _serve(self, group: Group, worker: Worker) -> None:
+        """What one watch worker says, for its whole life."""
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+
+        def heard(frame: Any, descriptors: list[int]) -> None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            inbox.put_nowait(frame)
+
+        worker.on_frame = heard
+        worker.died.add_done_callback(lambda _: inbox.put_nowait(None))
+        group.worker = worker
+        worker.served = 1
+        try:
+            for watched in list(group.watched.values()):
+                await worker.send(watched.frame)
+            while True:
+                frame = await inbox.get()
+                if frame is None:
+                    raise worker.died.result()
+                watched_now = group.watched.get(frame.job)
+                if watched_now is not None:
+                    await self._heard(worker, watched_now, frame)
+        finally:
+            group.worker = None
+
+    async def _heard(self, worker: Worker, watched: Watched, frame: Any) -> None:
+        match frame:
+            case Changes():
+                joined = await self.journal.take(watched.frame.source, frame.changes, watched.batch)
+                batch = self.dispatcher.batches.get(watched.batch or 0)
+                if batch is not None:
+                    batch.total += joined
+                await worker.send(ChangesTaken(job=frame.job, serial=frame.serial))
+                self.dispatcher.wanted.set()
+                self.dispatcher.wake()
+            case Scanned():
+                watched.mode = frame.mode
+                watched.error = frame.error
+                watched.settling = frame.settling
+                watched.ready = True
+                if frame.error:
+                    log.warning("source %s: %s", watched.frame.source, frame.error)
+                if watched.scanned is not None and not watched.scanned.done():
+                    watched.scanned.set_result(frame)
+            case Settling():
+                watched.settling = frame.count
+            case WatchWarning():
+                if watched.warning != frame.reason:
+                    log.warning("source %s: %s", watched.frame.source, frame.reason)
+                watched.warning = frame.reason
+            case _:
+                raise IngestdError(f"unexpected {type(frame).__name__} frame from a watch worker")
+
+
+def frame(job: int, table: WatchTable, below: Sequence[bytes] | None = None) -> WatchSource:
+    """What a watch worker needs to know; with `below`, one scan of these paths."""
+    return WatchSource(
+        job=job,
+        source=table.name,
+        root=os.fsencode(table.directory),
+        below=list(below or ()),
+        include=list(table.include),
+        exclude=list(table.exclude),
+        recursive=table.recursive,
+        settle=table.settle,
+        max_settle=table.max_settle,
+        mode=table.mode,
+        rescan=table.rescan,
+        once=below is not None,
+    )
+
+
+def mount_points() -> list[bytes]:
+    """Mount points of this machine, longest first; read as text, no file system is asked."""
+    points = set()
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            point = line.split(b" ")[4]
+            for code, character in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+                point = point.replace(code, character)
+            points.add(point)
+    return sorted(points, key=len, reverse=True)
+
+
+def mount_of(path: bytes, points: Sequence[bytes]) -> bytes:
+    """The mount point that a path lies below, by its name alone."""
+    for point in points:
+        if path == point or path.startswith(point.rstrip(b"/") + b"/"):
+            return point
+    return b"/"

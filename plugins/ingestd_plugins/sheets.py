@@ -1,0 +1,143 @@
+"""Workbooks by openpyxl: one page a sheet, a line a row, read as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ingestd.hookspecs import hookimpl
+from ingestd.types import Element, File, Loader
+from ingestd_plugins import ooxml
+from ingestd_plugins.charset import clean
+from ingestd_plugins.rows import grouped, is_header, trimmed
+
+UNPACKED_LIMIT = 4 << 30
+"""Bytes. Sheets are streamed; only the table of shared texts is held in memory."""
+EMPTY_ROWS = 5000
+"""A sheet ends after so many empty rows: formatting often goes on for a million."""
+HEADER_ROWS = 10
+"""Rows in which the column names are looked for."""
+BATCH = 200
+"""Rows read at once."""
+
+
+class SheetsLoader:
+    name = "sheets"
+    version = "1"
+    suffixes: Sequence[str] = (".xlsx", ".xlsm", ".xltx", ".xltm")
+    media_types: Sequence[str] = (
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        "application/vnd.ms-excel.sheet.macroenabled.12",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.template",
+        "application/vnd.ms-excel.template.macroenabled.12",
+    )
+
+    def load(self, file: File) -> Iterator[Element]:
+        """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
+        ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
+        with _reading(file):
+            from openpyxl import load_workbook
+
+            book = load_workbook(file.path, read_only=True, data_only=True, keep_links=False)
+        with contextlib.closing(book):
+            _properties(file, book)
+            for number, sheet in enumerate(book.worksheets, 1):
+                name = clean(sheet.title)
+                elements = _sheet(file, sheet, name, number)
+                first = next(elements, None)
+                if first is not None:
+                    yield Element(name, "heading", page=number, level=1)
+                    yield first
+                    yield from elements
+
+
+@hookimpl
+def register_loaders() -> Iterable[Loader]:
+    return [SheetsLoader()]
+
+
+@contextlib.contextmanager
+def _reading(file: File) -> Iterator[None]:
+    """The library warns of what it does not keep; only what changes cells is worth passing on."""
+    with warnings.catch_warnings(record=True) as caught, ooxml.reading(file):
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if "date" in str(warning.message) and "limits" in str(warning.message):
+            file.warn(str(warning.message)[:300])
+
+
+def _properties(file: File, book: Any) -> None:
+    for key, attribute in (("author", "creator"), ("subject", "subject"), ("keywords", "keywords")):
+        value = clean(str(getattr(book.properties, attribute, None) or "")).strip()
+        if value and value != "openpyxl":
+            file.metadata[key] = value[:1000]
+    title = clean(str(book.properties.title or "")).strip()
+    if title:
+        file.title = title[:1000]
+
+
+def _sheet(file: File, sheet: Any, name: str, number: int) -> Iterator[Element]:
+    rows = _rows(file, sheet, name)
+    opening = list(itertools.islice(rows, HEADER_ROWS))
+    header: Sequence[str] | None = None
+    before: list[Sequence[str]] = []  # a title over the table, an empty row
+    for index, row in enumerate(opening):
+        if is_header(row) and all(len(trimmed(other)) <= len(row) for other in opening[index + 1 :]):
+            header = row
+            opening = opening[index + 1 :]
+            break
+        if sum(map(bool, row)) > 1:
+            break
+        before.append(row)
+    metadata = {"sheet": name}
+    if header is None:
+        yield from grouped(itertools.chain(opening, rows), page=number, metadata=metadata)
+        return
+    yield from grouped(before, page=number, metadata=metadata)
+    body = itertools.chain(opening, rows)
+    first = next(body, None)
+    if first is None:  # a form: found by its column names
+        yield from grouped([header], page=number, metadata=metadata)
+    else:
+        yield from grouped(itertools.chain([first], body), header=header, page=number, metadata=metadata)
+
+
+def _rows(file: File, sheet: Any, name: str) -> Iterator[Sequence[str]]:
+    """Rows that hold something, as texts, without the empty cells at their ends."""
+    with _reading(file):
+        sheet.reset_dimensions()  # files state wrong ones
+        source = sheet.iter_rows(values_only=True)
+    empty = 0
+    while True:
+        with _reading(file):
+            batch = list(itertools.islice(source, BATCH))
+        if not batch:
+            return
+        for values in batch:
+            row = trimmed(["" if value is None else _shown(value) for value in values])
+            if row:
+                empty = 0
+                yield row
+                continue
+            empty += 1
+            if empty >= EMPTY_ROWS:
+                file.warn(f"sheet {name!r}: what follows {EMPTY_ROWS} empty rows was not read")
+                return
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        text = clean(value).strip()
+        return " ".join(text.split()) if "\n" in text else text
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return value.date().isoformat()
+    return clean(str(value))

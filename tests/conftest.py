@@ -1,0 +1,56 @@
+"""What holds for every test: slow tests are asked for by name, and where the run says so a skip is a failure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+REQUIRE = "INGESTD_TEST_REQUIRE"
+"""Set where every tool a test wants is expected to be there: a test that would skip for want of one fails."""
+EXEMPT = "cannot be had:"
+"""A skip whose reason begins so stays a skip even then: what it needs (a GPU, say) the machine cannot be given."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=None, metavar="N", help="how many processes the kill test kills")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the slow tests unless `-m` says which tests are meant, or a test is named by its own id."""
+    if config.getoption("markexpr") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # an expected failure is reported as a skip too
+    if report.skipped and not hasattr(report, "wasxfail"):
+        refuse_skip(report, item.nodeid)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself whole (`pytest.importorskip`) never reaches the hook above."""
+    report = yield
+    if report.skipped:
+        refuse_skip(report, collector.nodeid)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport, what: str) -> None:
+    """Turn a skip into a failure that says why, in a run that requires every tool."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if os.environ.get(REQUIRE) and not reason.startswith(EXEMPT):
+        report.outcome = "failed"
+        report.longrepr = f"{what} would be skipped: {reason}\n{REQUIRE} is set, so that is a failure."

@@ -1,0 +1,519 @@
+"""What every sink promises; see `sink_cases` for the sinks."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ingestd.errors import IndexMismatchError, IndexUnavailableError, IngestdError
+from ingestd.types import Operation, Query, Rekey, Remove, Replace, Sink, Written
+from tests import sink_cases
+from tests.sink_cases import CASES, DIMS, FINGERPRINT, Case, ask, contents, document, ids, replace
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    made: Case = request.param
+    return made
+
+
+@pytest.fixture
+def sink(case: Case, tmp_path: Path) -> Iterator[Sink]:
+    opened = case.open(tmp_path / "index")
+    yield opened
+    opened.close()
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_is_found_with_all_that_is_known_of_it(sink: Sink) -> None:
+    doc = document(
+        "a/handbook.pdf", title="Handbook", media_type="application/pdf", size=4711, mtime_ns=1_700_000_000_500_000_000,
+        digest=b"\x01\xff", loader="pdf", category_id="c-9", category_path="/hr/leave", metadata={"author": "Ada"},
+    )  # fmt: skip
+    chunk = sink_cases.chunks(["Annual leave is thirty days."])[0]
+    chunk = msgspec.structs.replace(chunk, page=12, headings=("Leave", "Annual"), metadata={"kind": "table"})
+    assert sink.write([Replace(doc, [chunk], sink_cases.vector(chunk.text))]) == [Written(chunks=1)]
+    (hit,) = ask(sink, "annual leave")
+    assert hit.score > 0
+    assert (hit.path, hit.source, hit.page, hit.title) == (doc.path, "notes", 12, "Handbook")
+    assert (hit.text, hit.doc_id, hit.ordinal) == (chunk.text, doc.doc_id, 0)
+    assert {hit.chunk_id} == set(sink.chunk_ids())
+    expected = {
+        "doc_id": doc.doc_id, "path": "/srv/notes/a/handbook.pdf", "source": "notes", "category_id": "c-9",
+        "category_path": "/hr/leave", "page": 12, "headings": ["Leave", "Annual"], "title": "Handbook",
+        "media_type": "application/pdf", "size": 4711, "mtime": 1_700_000_000.5, "digest": "01ff", "ordinal": 0,
+        "author": "Ada", "kind": "table",
+    }  # fmt: skip
+    assert expected.items() <= hit.metadata.items()
+
+
+def test_durable_when_write_returns(case: Case, sink: Sink, tmp_path: Path) -> None:
+    sink.write([replace("a.txt", ["first", "second"])])
+    other = case.open(tmp_path / "index", readonly=True)
+    assert contents(other) == contents(sink)
+    assert other.count() == (1, 2)
+    other.close()
+
+
+def test_doing_a_thing_twice_equals_doing_it_once(sink: Sink) -> None:
+    operations: list[Operation] = [
+        replace("a.txt", ["one", "two", "two"]),
+        replace("b.txt", ["three"]),
+        replace("gone.txt", ["four"]),
+        Rekey(document("a.txt").doc_id, document("c.txt")),
+        Remove(document("gone.txt").doc_id),
+    ]
+    first = sink.write(operations)
+    once = contents(sink)
+    assert sink.write(operations) == first
+    assert contents(sink) == once
+    assert sink.count() == (3, 7)
+
+
+def test_replace_leaves_exactly_the_new_chunks(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha", "beta", "gamma"]), replace("b.txt", ["delta"])])
+    sink.write([new := replace("a.txt", ["epsilon", "beta"], known=["beta"])])
+    assert set(sink.chunk_ids()) == ids(new) | ids(replace("b.txt", ["delta"]))
+    assert ask(sink, "alpha gamma") == []
+    assert [hit.text for hit in ask(sink, "epsilon")] == ["epsilon"]
+
+
+def test_a_kept_chunk_keeps_its_vector_and_gets_its_new_place(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha", "beta"])])
+    moved = [
+        msgspec.structs.replace(chunk, page=3, headings=("Zebra",), metadata={"kind": "note"})
+        for chunk in sink_cases.chunks(["new", "beta"], known=["beta"])
+    ]
+    assert sink.write([Replace(document("a.txt"), moved, sink_cases.vector("new"))]) == [Written(chunks=2)]
+    hit = ask(sink, near="beta")[0]
+    assert (hit.text, hit.ordinal, hit.page) == ("beta", 1, 3)
+    assert (hit.metadata["headings"], hit.metadata["kind"]) == (["Zebra"], "note")
+    assert {hit.text for hit in ask(sink, "zebra")} == {"new", "beta"}
+
+
+def test_a_fresh_chunk_that_is_there_already_gets_the_new_vector(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha"]), replace("b.txt", ["beta"])])
+    again = replace("a.txt", ["alpha"])
+    sink.write([Replace(again.document, again.chunks, sink_cases.vector("another direction"))])
+    assert [hit.text for hit in ask(sink, near="another direction")] == ["alpha", "beta"]
+    assert sink.count() == (2, 2)
+
+
+def test_chunks_that_are_missing_change_nothing(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    before = contents(sink)
+    results = sink.write([
+        replace("a.txt", ["alpha", "beta", "gamma", "delta"], known=["alpha", "beta", "gamma"]),
+        replace("new.txt", ["beta"], known=["beta"]),
+    ])  # fmt: skip
+    assert results == [Written(missing=2), Written(missing=1)]
+    assert contents(sink) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_none_are_refused(sink: Sink, value: float) -> None:
+    good = replace("a.txt", ["alpha"])
+    broken = np.ones(DIMS, np.float32)
+    broken[3] = value
+    bad = [broken.tobytes(), sink_cases.vector("x")[:-4], sink_cases.vector("x") + bytes(4), b"", b"abc"]
+    operations = [Replace(document(f"{n}.txt"), sink_cases.chunks(["beta"]), blob) for n, blob in enumerate(bad)]
+    results = sink.write([*operations, good])
+    assert all(result.error for result in results[:-1])
+    assert results[-1] == Written(chunks=1)
+    assert sink.count() == (1, 1)
+
+
+def test_a_refused_version_leaves_the_last_good_one(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    before = contents(sink)
+    for metadata in ({"huge": 1 << 70}, {"surrogate": "\ud800"}, {"object": object()}):
+        bad = Replace(document("a.txt", metadata=metadata), sink_cases.chunks(["beta"]), sink_cases.vector("beta"))
+        (result,) = sink.write([bad])
+        assert result.error
+    (result,) = sink.write([Replace(document("a.txt", size=1 << 64), [], b"")])
+    assert result.error
+    twins = sink_cases.chunks(["beta"]) * 2
+    (result,) = sink.write([Replace(document("a.txt"), twins, sink_cases.vector("beta") * 2)])
+    assert result.error
+    assert contents(sink) == before
+
+
+def test_an_empty_document_is_a_document(sink: Sink) -> None:
+    assert sink.write([replace("empty.txt", [])]) == [Written(chunks=0)]
+    assert sink.count() == (1, 0)
+    assert [indexed.chunks for indexed in sink.documents()] == [0]
+
+
+def test_an_empty_batch(sink: Sink) -> None:
+    assert sink.write([]) == []
+
+
+def test_rekey_copies_text_and_vectors(sink: Sink) -> None:
+    original = replace("a.txt", ["alpha", "beta"])
+    copy = document("copy.txt", title="Copy", digest=b"d")
+    assert sink.write([original, Rekey(original.document.doc_id, copy)]) == [Written(chunks=2)] * 2
+    hits = ask(sink, "alpha", near="alpha", top=2)
+    assert {hit.path for hit in hits} == {original.document.path, copy.path}
+    assert {hit.text for hit in hits} == {"alpha"}
+    assert hits[0].score == hits[1].score
+    assert set(sink.chunk_ids()) == ids(original) | ids(replace("copy.txt", ["alpha", "beta"]))
+    sink.write([Remove(original.document.doc_id)])
+    assert [hit.title for hit in ask(sink, "alpha", near="alpha", top=1)] == ["Copy"]
+
+
+def test_rekey_of_what_is_not_there(sink: Sink) -> None:
+    sink.write([replace("target.txt", ["alpha"])])
+    before = contents(sink)
+    assert sink.write([Rekey(document("nowhere").doc_id, document("target.txt"))]) == [Written(missing=1)]
+    assert contents(sink) == before
+
+
+def test_rekey_replaces_its_target(sink: Sink) -> None:
+    origin = replace("a.txt", ["alpha", "beta"])
+    sink.write([origin, replace("b.txt", ["gamma", "delta", "epsilon"])])
+    sink.write([Rekey(origin.document.doc_id, document("b.txt"))])
+    assert ask(sink, "gamma delta epsilon") == []
+    assert set(sink.chunk_ids()) == ids(origin) | ids(replace("b.txt", ["alpha", "beta"]))
+
+
+def test_rekey_to_itself_updates_what_is_known_of_the_document(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha", "beta"])])
+    assert sink.write([Rekey(document("a.txt").doc_id, document("a.txt", title="New", mtime_ns=5))]) == [
+        Written(chunks=2)
+    ]
+    assert [hit.title for hit in ask(sink, "alpha")] == ["New"]
+    assert sink.count() == (1, 2)
+
+
+def test_remove(sink: Sink) -> None:
+    sink.write([replace("a.txt", ["alpha"]), replace("b.txt", ["beta"])])
+    assert sink.write([Remove(document("a.txt").doc_id), Remove("never there")]) == [Written(), Written()]
+    assert [hit.text for hit in ask(sink, "alpha beta", near="alpha")] == ["beta"]
+    assert sink.count() == (1, 1)
+
+
+def test_documents_are_ordered_and_complete(sink: Sink) -> None:
+    operations = [
+        replace(f"{n}.txt", [f"text {n}"] * (n % 3), digest=bytes([n]), source=f"s{n % 2}") for n in range(50)
+    ]
+    sink.write(operations)
+    found = list(sink.documents())
+    assert [d.doc_id for d in found] == sorted(operation.document.doc_id for operation in operations)
+    by_id = {operation.document.doc_id: operation for operation in operations}
+    for indexed in found:
+        operation = by_id[indexed.doc_id]
+        assert (indexed.source, indexed.path, indexed.digest, indexed.chunks) == (
+            operation.document.source, operation.document.path, operation.document.digest, len(operation.chunks),
+        )  # fmt: skip
+
+
+def test_any_sequence_of_operations_equals_a_dictionary(sink: Sink) -> None:
+    rng = random.Random(7)
+    model: dict[str, list[str]] = {}
+    names = [f"{n}.txt" for n in range(6)]
+    for _ in range(60):
+        name, other = rng.choice(names), rng.choice(names)
+        match rng.randrange(4):
+            case 0:
+                sink.write([Remove(document(name).doc_id)])
+                model.pop(name, None)
+            case 1:
+                (result,) = sink.write([Rekey(document(other).doc_id, document(name))])
+                assert bool(result.missing) == (other not in model)
+                if other in model:
+                    model[name] = model[other]
+            case _:
+                texts = [f"passage {rng.randrange(9)}" for _ in range(rng.randrange(6))]
+                known = [text for text in texts if rng.random() < 0.5 and texts.count(text) == 1]
+                (result,) = sink.write([replace(name, texts, known=known)])
+                missing = len(set(known) - set(model.get(name, ())))
+                assert result.missing == missing
+                if not missing:
+                    model[name] = texts
+        expected = set().union(*(ids(replace(name, texts)) for name, texts in model.items()))
+        assert sorted(sink.chunk_ids()) == sorted(expected)
+        assert sink.count() == (len(model), sum(map(len, model.values())))
+    for name, texts in model.items():
+        hits = ask(sink, "passage", path=name, top=20)
+        assert [hit.text for hit in sorted(hits, key=lambda hit: hit.ordinal)] == texts
+
+
+# --- searching ------------------------------------------------------------------------------------------------
+
+
+def test_both_halves_of_the_search_count(sink: Sink) -> None:
+    sink.write([replace(f"{n}.txt", [f"passage number{n} about things"]) for n in range(30)])
+    by_meaning = ask(sink, near="passage number7 about things", top=1)
+    by_words = ask(sink, "number9", top=1)
+    assert by_meaning[0].text == "passage number7 about things"
+    assert by_words[0].text == "passage number9 about things"
+    both = ask(sink, "number7 things", near="passage number7 about things")
+    assert both[0].text == "passage number7 about things"
+    assert len(both) == 10
+    assert [hit.score for hit in both] == sorted((hit.score for hit in both), reverse=True)
+    assert both[0].score > 1.9 / 61
+
+
+def test_equal_texts_of_copies_are_all_shown_in_an_order_that_does_not_change(sink: Sink) -> None:
+    operations = [replace(f"{n}.txt", ["the very same passage"]) for n in range(8)]
+    sink.write(operations)
+    first = ask(sink, "same passage", near="the very same passage", top=8)
+    assert len({hit.doc_id for hit in first}) == 8
+    assert len({hit.score for hit in first}) == 1
+    sink.write([Remove(operation.document.doc_id) for operation in operations])
+    for operation in reversed(operations):
+        sink.write([operation])
+    assert ask(sink, "same passage", near="the very same passage", top=8) == first
+
+
+def test_filters_apply_before_the_best_are_cut(sink: Sink) -> None:
+    target = "wanted words"
+    sink.write([replace(f"{n}.txt", [target], source="loud") for n in range(300)])
+    sink.write([replace(f"{n}.md", ["wanted", f"far away {n}"], source="quiet") for n in range(3)])
+    for hits in (
+        ask(sink, target, near=target, source="quiet", top=6),
+        ask(sink, target, near=target, path="*.md", top=6),
+        ask(sink, target, near=target, path="/srv/quiet/*", top=6),
+        ask(sink, near=target, source="quiet", path="?.md", top=6),
+    ):
+        assert {hit.source for hit in hits} == {"quiet"}
+        assert len(hits) == 6
+    assert len(ask(sink, target, source="quiet", top=9)) == 3
+    assert ask(sink, target, near=target, source="quiet", path="*.txt") == []
+    assert ask(sink, target, near=target, source="no such source") == []
+
+
+def test_paths_match_as_in_a_shell(sink: Sink) -> None:
+    names = ["a.txt", "b.txt", "A.TXT", "sub/a.txt", "sub/deep/x1.md", "[odd].txt", "报告.txt", "a^b", "x2.md"]
+    sink.write([replace(name, ["text"]) for name in names])
+    patterns = [
+        "*", "a.txt", "*.txt", "[ab].txt", "[!a].txt", "x?.md", "x[0-1].md", "[[]*", "报*", "a[^x]b", "[", "a*b*c", "",
+        "/srv/notes/*", "/srv/*/a.txt", "/srv/notes/sub/*", "*/sub/*.md", "*deep/*", "/SRV/*", "sub/a.txt",
+    ]  # fmt: skip
+    for pattern in patterns:
+        found = {os.fsdecode(hit.path) for hit in ask(sink, "text", path=pattern, top=50)}
+        paths = [f"/srv/notes/{name}" for name in names]
+        part = (lambda path: path) if "/" in pattern else (lambda path: path.rsplit("/", 1)[-1])
+        assert found == {path for path in paths if fnmatch.fnmatchcase(part(path), pattern)}, pattern
+
+
+def test_paths_that_are_not_utf8(sink: Sink) -> None:
+    raw = b"caf\xe9/r\xe9sum\xe9.txt"
+    sink.write([replace(raw, ["alpha"]), replace("plain.txt", ["alpha"])])
+    (hit,) = ask(sink, "alpha", path=os.fsdecode(b"r\xe9*.txt"))
+    assert hit.path == b"/srv/notes/" + raw
+    assert hit.metadata["path"] == "/srv/notes/caf\ufffd/r\ufffdsum\ufffd.txt"
+    assert [indexed.path for indexed in sink.documents() if indexed.path == hit.path] == [hit.path]
+    assert len(ask(sink, "alpha", path="*caf*")) == 0
+    assert len(ask(sink, "alpha", path="/*caf*")) == 1
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [
+        ("劳动合同", "本劳动合同由甲乙双方签订，有效期三年。"),
+        ("有效期", "本劳动合同由甲乙双方签订，有效期三年。"),
+        ("签订", "本劳动合同由甲乙双方签订，有效期三年。"),
+        ("如何申请年假？", "员工每年享有十天带薪年假。"),
+        ("假", "员工每年享有十天带薪年假。"),
+        ("员", "员工每年享有十天带薪年假。"),
+        ("Python编程", "我们用Python编程。"),
+        ("编程", "我们用Python编程。"),
+        ("python", "我们用Python编程。"),
+        ("データベース", "データベースの設計について"),
+        ("설계", "데이터베이스 설계"),
+        ("ＡＢＣ社", "ABC社は東京にある"),
+        ("東京", "ABC社は東京にある"),
+        ("resume", "Mon résumé est prêt."),
+        ("RÉSUMÉ", "Mon résumé est prêt."),
+        ("connect", "The connections were connected."),
+        ("error_code 4711", "set error_code to 4711"),
+        ("what is it", "so it is what it is"),
+    ],
+)
+def test_words_are_found_in_every_script(sink: Sink, question: str, found: str) -> None:
+    texts = [
+        "本劳动合同由甲乙双方签订，有效期三年。", "员工每年享有十天带薪年假。", "我们用Python编程。",
+        "データベースの設計について", "데이터베이스 설계", "ABC社は東京にある", "Mon résumé est prêt.",
+        "The connections were connected.", "set error_code to 4711", "so it is what it is",
+    ]  # fmt: skip
+    sink.write([replace(f"{n}.txt", [text]) for n, text in enumerate(texts)])
+    assert [hit.text for hit in ask(sink, question)][:1] == [found]
+
+
+@pytest.mark.parametrize(
+    "question", ["", " ", '"', '""', "*", "NEAR(a b)", "a AND", "text:x", "(", "-", "\0", "💥", "^"]
+)
+def test_questions_that_are_no_words(sink: Sink, question: str) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    assert ask(sink, question) == []
+    assert [hit.text for hit in ask(sink, question, near="alpha")] == ["alpha"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    question=st.text(alphabet=st.characters(), max_size=60) | st.text('"*^():+-{}\0 aAND', max_size=30),
+    path=st.none() | st.text(alphabet=st.characters(), max_size=20) | st.text("[]!^-*?ab/\0\udcff\ud800", max_size=12),
+)
+def test_nothing_a_person_types_is_an_error(shared: Sink, question: str, path: str | None) -> None:
+    hits = ask(shared, question, near="alpha", path=path)
+    assert len(hits) <= 2
+    if path is None:
+        assert len(hits) == 2
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    opened: Sink = request.param.open(tmp_path_factory.mktemp("shared"))
+    opened.write([replace("a.txt", ["alpha NEAR and OR"]), replace("b/ab.txt", ["beta"])])
+    yield opened
+    opened.close()
+
+
+def test_a_word_of_any_length_and_a_page_of_words(shared: Sink) -> None:
+    assert ask(shared, "x" * 100_000) == []
+    assert [hit.text for hit in ask(shared, "alpha " + " ".join(f"w{n}" for n in range(5_000)))] == [
+        "alpha NEAR and OR"
+    ]
+
+
+def test_how_many(sink: Sink) -> None:
+    sink.write([replace(f"{n}.txt", ["text"]) for n in range(70)])
+    assert [len(ask(sink, "text", top=top)) for top in (-1, 0, 1, 60, 10**9)] == [0, 0, 1, 60, 70]
+
+
+def test_a_vector_of_other_dimensions_is_named(sink: Sink) -> None:
+    with pytest.raises(IngestdError, match="dimensions"):
+        sink.search(Query(text="x", vector=bytes(12)))
+    assert sink.search(Query(text="x", vector=b"")) == []
+
+
+# --- opening --------------------------------------------------------------------------------------------------
+
+
+def test_another_fingerprint_is_refused(case: Case, sink: Sink, tmp_path: Path) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    other = msgspec.structs.replace(FINGERPRINT, model="large", max_tokens=512)
+    for readonly in (True, False):
+        with pytest.raises(IndexMismatchError) as caught:
+            case.open(tmp_path / "index", other, readonly=readonly)
+        assert caught.value.command == "ingestd reindex"
+        for part in ("model", "'tiny'", "'large'", "max_tokens", "64", "512"):
+            assert part in caught.value.message
+        assert "pooling" not in caught.value.message
+    assert sink.count() == (1, 1)
+
+
+def test_reading_what_was_never_written(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(IndexUnavailableError, match="nothing has been indexed yet") as caught:
+        case.open(tmp_path / "index", readonly=True)
+    assert caught.value.command == "ingestd ingest PATH"
+    assert not (tmp_path / "index").exists()
+
+
+def test_readonly(case: Case, sink: Sink, tmp_path: Path) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    reading = case.open(tmp_path / "index", readonly=True)
+    with pytest.raises(IngestdError, match="reading only"):
+        reading.write([Remove(document("a.txt").doc_id)])
+    sink.write([replace("b.txt", ["beta"])])
+    assert [hit.text for hit in ask(reading, "beta")] == ["beta"]
+    reading.close()
+
+
+# --- at the same time -----------------------------------------------------------------------------------------
+
+
+def test_searches_beside_writes_see_whole_documents_only(case: Case, sink: Sink) -> None:
+    if not case.atomic:
+        pytest.skip("cannot be had: this store has no transactions")
+    old = replace("a.txt", [f"word old {n}" for n in range(20)])
+    new = replace("a.txt", [f"word new {n}" for n in range(12)])
+    sink.write([old])
+    seen: list[set[str]] = []
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        try:
+            while not stop.is_set():
+                seen.append({hit.chunk_id for hit in ask(sink, "word", near="word old 3", top=50)})
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for turn in range(60):
+        sink.write([old if turn % 2 else new, replace(f"other {turn}.txt", ["something else"])])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    wholes = [ids(old), ids(new)]
+    related = wholes[0] | wholes[1]
+    versions = [found & related for found in seen]
+    assert all(version in wholes for version in versions)
+    assert all(whole in versions for whole in wholes)
+
+
+def test_killed_in_mid_write_at_any_time(case: Case, tmp_path: Path) -> None:
+    seed = 11
+    batches = sink_cases.script(seed)
+    undisturbed = case.open(tmp_path / "undisturbed")
+    allowed: dict[str, list[set[str]]] = {}
+    for batch in batches:
+        undisturbed.write(batch)
+        for operation in batch:
+            if isinstance(operation, Replace):
+                allowed.setdefault(operation.document.doc_id, []).append(ids(operation))
+    expected = contents(undisturbed)
+    undisturbed.close()
+
+    rng = random.Random(seed)
+    target = tmp_path / "killed"
+    durable = kills = 0
+    while durable < len(batches):
+        arguments = [sys.executable, sink_cases.__file__, case.name, str(target), str(seed), str(durable)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(rng.randint(1, 3)):
+                process.stdout.readline()
+            if kills < 10:
+                time.sleep(rng.random() * 0.01)
+                process.kill()
+            said = process.stdout.read().split()
+        kills += process.returncode < 0
+        if process.returncode >= 0:
+            assert process.returncode == 0
+            break
+        sink = case.open(target, readonly=True)
+        present = set(sink.chunk_ids())
+        for indexed in sink.documents():
+            wholes = allowed.get(indexed.doc_id, [])
+            related = set().union(*wholes)
+            assert not wholes or present & related in wholes
+            present -= related
+        assert not present or durable >= len(batches) - 2
+        sink.close()
+        # Redone from one batch before the last that it said was durable.
+        durable = max(durable, int(said[-1]) - 1) if said and said[-1].isdigit() else durable
+    assert kills >= 10
+    sink = case.open(target)
+    assert contents(sink) == expected
+    sink.close()

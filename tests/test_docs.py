@@ -1,0 +1,134 @@
+"""The documentation is run: README's commands, the guide's loader; links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ingestd
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "loaders.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def section(text: str, title: str) -> str:
+    """The part of a page below its heading `## title`."""
+    return re.split(r"^## ", text.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home directory with the samples in ~/papers."""
+    shutil.copytree(ROOT / "packaging" / "samples", tmp_path / "papers")
+    return tmp_path
+
+
+def run(command: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one line as a shell would, with the tiny engine: what is tested is the documentation, not the model."""
+    own = {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "INGESTD_STATE_DIR": str(home / "state"),
+        "INGESTD_ENCODE__ENGINE": "hashing",
+        "INGESTD_ENCODE__MODEL": "hashing-256",
+        **environment,
+    }
+    arguments = [str(home / word[2:]) if word.startswith("~/") else word for word in shlex.split(command)]
+    return subprocess.run(
+        arguments,
+        cwd=home,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=90,
+    )
+
+
+def test_the_quick_start_is_two_commands() -> None:
+    (block,) = re.findall(r"^```.*?\n(.*?)^```", section(README, "Quick start"), re.DOTALL | re.MULTILINE)
+    first, second = block.splitlines()
+    assert shlex.split(first) == ["python3", "packaging/quickstart.py"]
+    assert shlex.split(second) == ["python3", "packaging/quickstart.py", "test"]
+
+
+def test_the_commands_of_use_do_what_readme_says(home: Path) -> None:
+    once, daemon = blocks(section(README, "Use"), "sh")
+    answers = {line.split()[1]: run(line, home) for line in once.splitlines()}
+    for line, answer in answers.items():
+        assert answer.returncode == 0, f"{line}: {answer.stdout}{answer.stderr}"
+    assert "warranty.pdf" in answers["search"].stdout
+    assert "indexed" in answers["why"].stdout
+    (configuration,) = blocks(section(README, "Use"), "toml")
+    (home / "config.toml").write_text(configuration)
+    check, start = daemon.splitlines()
+    checked = run(check, home)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # a daemon does not end by itself; what it does is tested elsewhere, here only that it is spelled so
+    assert run(f"{start} --help", home).returncode == 0
+
+
+def test_the_other_commands_and_options_that_readme_names_exist(home: Path) -> None:
+    for command in set(re.findall(r"`ingestd ([a-z-]+)", README + GUIDE)):
+        assert run(f"ingestd {command} --help", home).returncode == 0, command
+    options = run("ingestd search --help", home).stdout
+    for option in ("--source", "--path", "--top", "--json", "--config"):
+        assert option in options
+
+
+def test_the_guides_loader_works(home: Path) -> None:
+    """Installed as the guide says, it makes a subtitle file searchable."""
+    site = home / "site"
+    entry_points = tomllib.loads(blocks(GUIDE, "toml")[0])["project"]["entry-points"]["ingestd"]
+    (module,) = entry_points.values()
+    (code,) = blocks(GUIDE, "python")
+    (site / "subtitles-1.dist-info").mkdir(parents=True)
+    (site / f"{module}.py").write_text(code)
+    (site / "subtitles-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: subtitles\nVersion: 1\n")
+    names = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
+    (site / "subtitles-1.dist-info" / "entry_points.txt").write_text(f"[ingestd]\n{names}")
+    films = home / "films"
+    films.mkdir()
+    (films / "film.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nThe badger sleeps\nunder the viaduct.\n\n")
+    (films / "empty.srt").write_text("nothing of the kind")
+
+    path = str(site)
+    done = run("ingestd ingest films", home, PYTHONPATH=path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = run("ingestd search 'badger viaduct'", home, PYTHONPATH=path)
+    assert "film.srt" in found.stdout
+    why = run("ingestd why films/empty.srt", home, PYTHONPATH=path)
+    assert "there is no cue in it" in why.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_of_the_repository(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert len(headings) == 1 or headings[1] == ingestd.__version__
+
+
+def test_the_licence_is_the_one_that_the_project_states() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "AGPL-3.0-or-later"
+    assert (ROOT / "LICENSE").read_text().startswith("GNU AFFERO GENERAL PUBLIC LICENSE\nVersion 3,")
+    assert "AGPL-3.0-or-later" in README

@@ -1,0 +1,335 @@
+"""What the embedded store promises beyond the contract of every sink."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingestd.errors import ConfigError, IndexMismatchError, IndexUnavailableError, IngestdError
+from ingestd.types import Query, Remove, Replace, Written
+from ingestd_plugins import sqlite_file
+from ingestd_plugins.fusion import reciprocal_rank
+from ingestd_plugins.sqlite import SqliteSink
+from ingestd_plugins.sqlite_search import glob_pattern
+from ingestd_plugins.terms import match_expression, prepare
+from tests import sink_cases
+from tests.sink_cases import DIMS, FINGERPRINT, ask, contents, document, replace
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[SqliteSink]:
+    opened = open_at(tmp_path / "index")
+    yield opened
+    opened.close()
+
+
+def open_at(directory: Path, *, readonly: bool = False) -> SqliteSink:
+    made = SqliteSink()
+    made.open(directory, FINGERPRINT, {}, readonly=readonly)
+    return made
+
+
+def big(name: str, count: int = 200) -> Replace:
+    rng = random.Random(name)
+    return replace(name, [f"{n} " + "".join(rng.choices("abcdefgh ", k=900)) for n in range(count)])
+
+
+# --- trouble with the disk ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    mountpoint = tmp_path / "small"
+    mountpoint.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", mountpoint], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot be had: only root mounts a small disk; the test with a file size limit runs everywhere")
+    yield mountpoint
+    subprocess.run(["umount", "-l", mountpoint], check=True)
+
+
+def test_full_disk_refuses_and_later_writes_work(small_disk: Path) -> None:
+    sink = open_at(small_disk / "index")
+    first = replace("a.txt", ["alpha"])
+    sink.write([first])
+    ballast = small_disk / "ballast"
+    with ballast.open("wb") as file:
+        file.write(bytes(1 << 20))
+    before = contents(sink)
+    for _ in range(3):
+        with pytest.raises(IndexUnavailableError, match="no space left"):
+            sink.write([replace("b.txt", ["beta"]), big("big.txt", 1500)])
+        assert contents(sink) == before
+    ballast.unlink()
+    assert sink.write([replace("b.txt", ["beta"])]) == [Written(chunks=1)]
+    assert sink.count() == (2, 2)
+    sink.close()
+    sink = open_at(small_disk / "index")
+    assert [hit.text for hit in ask(sink, "beta")] == ["beta"]
+    sink.close()
+
+
+def test_a_disk_too_full_for_a_new_index(small_disk: Path) -> None:
+    with (small_disk / "ballast").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(1 << 16))
+    with pytest.raises(IndexUnavailableError, match="cannot open the index"):
+        open_at(small_disk / "index")
+    (small_disk / "ballast").unlink()
+    open_at(small_disk / "index").close()
+
+
+def test_file_size_limit_refuses_and_later_writes_work(sink: SqliteSink) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    before = contents(sink)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(IndexUnavailableError, match="cannot write the index"):
+            sink.write([big("big.txt", 1500)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert contents(sink) == before
+    assert sink.write([replace("b.txt", ["beta"])]) == [Written(chunks=1)]
+
+
+@pytest.mark.parametrize("part", ["head", "all", "no database"])
+def test_a_damaged_file_is_named_as_such(tmp_path: Path, part: str) -> None:
+    sink = open_at(tmp_path)
+    sink.write([big("a.txt")])
+    sink.close()
+    path = tmp_path / sqlite_file.FILE
+    content = bytearray(path.read_bytes())
+    if part == "no database":
+        content[:] = b"just some text\n" * 1000
+    else:
+        start, stop = (100, 8192) if part == "head" else (8192, len(content))
+        content[start:stop] = random.Random(1).randbytes(stop - start)
+    path.write_bytes(content)
+    with pytest.raises(IndexUnavailableError, match="damaged") as caught:
+        sink = open_at(tmp_path)
+        ask(sink, "alpha", near="alpha")
+    assert caught.value.command == "ingestd reindex"
+    assert str(path) in caught.value.message
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IndexUnavailableError, match="cannot create"):
+        open_at(tmp_path / "file" / "index")
+
+
+def test_a_file_without_tables_is_a_new_index(tmp_path: Path) -> None:
+    """What a kill during the very first start leaves."""
+    (tmp_path / sqlite_file.FILE).touch()
+    with pytest.raises(IndexUnavailableError, match="nothing has been indexed yet"):
+        open_at(tmp_path, readonly=True)
+    sink = open_at(tmp_path)
+    assert sink.count() == (0, 0)
+    sink.close()
+
+
+def test_the_format_of_another_version_is_refused(tmp_path: Path) -> None:
+    open_at(tmp_path).close()
+    with apsw.Connection(str(tmp_path / sqlite_file.FILE)) as connection:
+        connection.execute("UPDATE meta SET value = '0' WHERE key = 'format'")
+    connection.close()
+    with pytest.raises(IndexMismatchError, match="another ingestd") as caught:
+        open_at(tmp_path)
+    assert caught.value.command == "ingestd reindex"
+
+
+def test_unknown_option(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[index.sqlite\].*'shards'"):
+        SqliteSink().open(tmp_path, FINGERPRINT, {"shards": 3}, readonly=False)
+
+
+# --- readers and writers --------------------------------------------------------------------------------------
+
+
+def test_durable_settings(sink: SqliteSink) -> None:
+    writer = sink._writer
+    assert writer is not None
+    assert writer.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    assert writer.execute("PRAGMA synchronous").fetchall() == [(2,)]
+
+
+def test_a_search_does_not_wait_for_a_write_of_another_process(sink: SqliteSink, tmp_path: Path) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    other = apsw.Connection(str(tmp_path / "index" / sqlite_file.FILE))
+    other.execute("BEGIN IMMEDIATE; DELETE FROM chunks; DELETE FROM documents; DELETE FROM vectors")
+    assert [hit.text for hit in ask(sink, "alpha", near="alpha")] == ["alpha"]
+    other.execute("ROLLBACK")
+    other.close()
+
+
+def test_a_write_does_not_wait_for_a_slow_reader(sink: SqliteSink) -> None:
+    sink.write([replace("a.txt", ["alpha"]), replace("b.txt", ["beta"])])
+    slow = sink.documents()
+    next(slow)
+    sink.write([Remove(document("a.txt").doc_id), Remove(document("b.txt").doc_id)])
+    assert ask(sink, "alpha") == []
+    assert len(list(slow)) == 1, "the reader goes on with the state that it began with"
+
+
+def test_an_abandoned_reader_does_no_harm(sink: SqliteSink) -> None:
+    sink.write([replace("a.txt", ["alpha"]), replace("b.txt", ["beta"])])
+    for _ in range(5):
+        next(sink.chunk_ids())
+    assert sink.count() == (2, 2)
+
+
+def test_readable_after_its_writer_was_killed(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from tests import sink_cases\n"
+        "sink = sink_cases.CASES[0].open(Path(sys.argv[1]))\n"
+        "sink.write([sink_cases.replace('a.txt', ['alpha'])])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    here = str(Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=here, check=False)
+    assert done.returncode == -signal.SIGKILL
+    reading = open_at(tmp_path, readonly=True)
+    assert [hit.text for hit in ask(reading, "alpha", near="alpha")] == ["alpha"]
+    reading.close()
+
+
+def test_a_closed_index_says_so(sink: SqliteSink) -> None:
+    sink.close()
+    with pytest.raises(IngestdError, match="not open"):
+        sink.search(Query(text="x", vector=b""))
+
+
+def test_a_document_that_breaks_the_transaction_leaves_no_trace(
+    sink: SqliteSink, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    sink.write([replace("a.txt", ["alpha"])])
+    before = contents(sink)
+    broken = replace("b.txt", ["beta"])
+    monkeypatch.setattr("ingestd_plugins.sqlite_write.prepare", lambda text: b"" if "gamma" in text else [text])
+    with pytest.raises(TypeError):
+        sink.write([Remove(document("a.txt").doc_id), broken])
+    monkeypatch.undo()
+    assert contents(sink) == before
+    sink.write([broken])
+    assert sink.count() == (2, 2)
+
+
+def test_replacing_for_ever_does_not_grow_the_file(sink: SqliteSink, tmp_path: Path) -> None:
+    def size() -> int:
+        with apsw.Connection(str(tmp_path / "index" / sqlite_file.FILE)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return (tmp_path / "index" / sqlite_file.FILE).stat().st_size
+
+    for turn in range(12):
+        sink.write([replace(f"{n}.txt", [f"{turn} {n} {k} " + "filler " * 20 for k in range(8)]) for n in range(20)])
+        if turn == 3:
+            early = size()
+    assert size() < 1.5 * early
+
+
+# --- ranking --------------------------------------------------------------------------------------------------
+
+
+def test_vector_search_is_exact(sink: SqliteSink) -> None:
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal((400, DIMS), dtype=np.float32) * rng.uniform(0.01, 100, (400, 1)).astype(np.float32)
+    matrix[17] = 0
+    question = rng.standard_normal(DIMS, dtype=np.float32)
+    sink.write([Replace(document("a.txt"), sink_cases.chunks([f"text {n}" for n in range(400)]), matrix.tobytes())])
+    with np.errstate(invalid="ignore"):
+        cosine = matrix @ question / np.linalg.norm(matrix, axis=1)
+    best = [int(n) for n in np.argsort(-np.nan_to_num(cosine, nan=-9.0))]
+    hits = sink.search(Query(text="", vector=question.tobytes(), top=40))
+    assert [hit.ordinal for hit in hits] == best[:40]
+    every = sink.search(Query(text="", vector=question.tobytes(), top=400))
+    assert 17 not in {hit.ordinal for hit in every}, "a vector without direction is near nothing"
+    assert len(every) == 399
+
+
+def test_vectors_of_extreme_lengths(sink: SqliteSink) -> None:
+    matrix = np.zeros((3, DIMS), np.float32)
+    matrix[0] = 3e38
+    matrix[1, 0] = 1e-45
+    matrix[2, 1] = 1
+    sink.write([Replace(document("a.txt"), sink_cases.chunks(["a", "b", "c"]), matrix.tobytes())])
+    for ordinal, row in enumerate(matrix):
+        hits = sink.search(Query(text="", vector=row.tobytes()))
+        assert len(hits) == 3
+        assert hits[0].ordinal == ordinal
+
+
+def test_a_question_that_is_not_finite_is_searched_by_its_words(sink: SqliteSink) -> None:
+    sink.write([replace("a.txt", ["alpha"])])
+    broken = np.full(DIMS, np.nan, np.float32).tobytes()
+    assert [hit.text for hit in sink.search(Query(text="alpha", vector=broken))] == ["alpha"]
+    assert sink.search(Query(text="", vector=broken)) == []
+
+
+def test_reciprocal_rank_fusion() -> None:
+    scores = reciprocal_rank([("a", 0.1), ("b", 0.2), ("c", 0.2), ("d", 0.3)], [("c", -9.0), ("e", -8.0)])
+    assert scores == {"a": 1 / 61, "b": 1 / 62, "c": 1 / 62 + 1 / 61, "d": 1 / 64, "e": 1 / 62}
+    assert reciprocal_rank([], []) == {}
+
+
+def test_shingles() -> None:
+    assert prepare("plain ASCII stays as it is") == "plain ASCII stays as it is"
+    assert prepare("用Python写程序。").split() == ["用", "Python", "写程", "程序", "序", "。"]
+    assert prepare("ＡＢＣ ﾃﾞｰﾀ").split() == ["ABC", "デー", "ータ", "タ"]
+    assert match_expression("写程序 用 Python 写程序") == '"写程" OR "程序" OR "用"* OR "python"'
+    assert match_expression('the "best" OR (worst)') == '"best" OR "worst"'
+    assert match_expression("what is it") == '"what" OR "is" OR "it"'
+    assert match_expression("。！") == ""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pattern=st.text(st.sampled_from("ab/*?[]!^-é报"), max_size=10),
+    path=st.text(st.sampled_from("ab/]^-é报!"), max_size=6),
+)
+def test_glob_equals_fnmatch(pattern: str, path: str) -> None:
+    found = GLOB.execute("SELECT ? GLOB ?", (path, glob_pattern(pattern))).fetchall()
+    assert bool(found[0][0]) == fnmatch.fnmatchcase(path, pattern)
+
+
+GLOB = apsw.Connection(":memory:")
+
+
+def test_metadata_that_names_a_standard_field_does_not_hide_it(sink: SqliteSink) -> None:
+    chunk = msgspec.structs.replace(sink_cases.chunks(["alpha"])[0], metadata={"page": 99, "own": 1, "both": "chunk"})
+    doc = document("a.txt", metadata={"source": "forged", "both": "document", "encoding": "utf-8"})
+    sink.write([Replace(doc, [chunk], sink_cases.vector("alpha"))])
+    (hit,) = ask(sink, "alpha")
+    metadata = hit.metadata
+    assert (metadata["page"], metadata["source"], metadata["own"]) == (7, "notes", 1)
+    assert (metadata["both"], metadata["encoding"]) == ("chunk", "utf-8")
+
+
+def test_private_to_its_owner(tmp_path: Path) -> None:
+    previous = os.umask(0o022)
+    try:
+        sink = open_at(tmp_path / "index")
+    finally:
+        os.umask(previous)
+    sink.close()
+    assert (tmp_path / "index").stat().st_mode & 0o077 == 0
