@@ -153,5 +153,5 @@ def say_next() -> None:
     console.say(f"""
 That was a daemon, asked while it ran. To keep one running, and ask it from another terminal:
   {command} run --config {config}
-  {command} search "When does the bakery class start?" --config {config}
+  {command} search "Why did the shop stop taking orders?" --config {config}
 Put files into {short(os.fspath(DOCUMENTS))}, or add a [[watch]] table with a folder of your own to {config}.""")

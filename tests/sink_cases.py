@@ -5,6 +5,7 @@ A further sink takes part by a line in `CASES`.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,18 +138,34 @@ def script(seed: int) -> list[list[Operation]]:
     return batches
 
 
-def main(name: str, directory: str, seed: str, start: str) -> None:
-    """Carry out a script from a batch on, and say on standard output how many batches are durable."""
-    case = next(case for case in CASES if case.name == name)
-    sink = case.open(Path(directory))
-    batches = script(int(seed))
-    sys.stdout.write("open\n")
+def say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
-    for number in range(int(start), len(batches)):
-        sink.write(batches[number])
-        sys.stdout.write(f"{number + 1}\n")
-        sys.stdout.flush()
+
+
+def carry_out(case: Case, directory: Path, seed: int, start: int) -> None:
+    """Write the batches of a script from `start` on, and say how many are durable."""
+    sink = case.open(directory)
+    for number, batch in enumerate(script(seed)[start:], start + 1):
+        sink.write(batch)
+        say(number)
     sink.close()
+
+
+def main(name: str, directory: str, seed: str) -> None:
+    """For each number on standard input, carry out the script from there on in a process that can be killed.
+
+    The processes are forked from this one, which has opened nothing, since an import of numpy costs more than the test.
+    """
+    case = next(case for case in CASES if case.name == name)
+    plugins.discover("sinks")
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            say(os.getpid())
+            carry_out(case, Path(directory), int(seed), int(line))
+            os._exit(0)
+        say(f"exit {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
 
 
 if __name__ == "__main__":

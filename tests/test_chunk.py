@@ -43,7 +43,7 @@ def train(kind: str) -> dict[str, object]:
         trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trained.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
+        trainer: trainers.Trainer = trainers.BpeTrainer(
             vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
     else:
@@ -165,9 +165,11 @@ def paragraph(rng: random.Random, chinese: bool = False) -> str:
 
 
 TRIES = 3
+SHAPES = ("elements", "one text", "sentences", "words", "chinese")
+CASES = [*(("hashing", shape) for shape in SHAPES), ("wordpiece", "chinese"), ("bpe", "elements"), ("unigram", "words")]
 
 
-@pytest.mark.parametrize("shape", ["elements", "one text", "sentences", "words", "chinese"])
+@pytest.mark.parametrize(("tokenizer", "shape"), CASES, indirect=["tokenizer"])
 def test_an_insertion_changes_few_chunks(tokenizer: Tokenizer, shape: str) -> None:
     rng = random.Random(7)
     chunker = Chunker(tokenizer, 128)
@@ -258,7 +260,7 @@ def test_chunks_end_where_sentences_end(tokenizer: Tokenizer) -> None:
     rng = random.Random(11)
     chunker = Chunker(tokenizer, 128, 0)
     for text in (
-        " ".join(" ".join(rng.choices(ENGLISH, k=8)) + "." for _ in range(80)),
+        " ".join(" ".join(rng.choices(ENGLISH, k=8)).capitalize() + "." for _ in range(80)),
         "".join("".join(rng.choices(CHINESE[:10], k=12)) + rng.choice("。！？") for _ in range(60)),
     ):
         document = chunker.chunk([Element(text)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestd.errors import IndexMismatchError, IndexUnavailableError, IngestdError
-from ingestd.types import Operation, Query, Rekey, Remove, Replace, Sink, Written
+from ingestd.types import Chunk, Operation, Query, Rekey, Remove, Replace, Sink, Written
 from tests import sink_cases
 from tests.sink_cases import CASES, DIMS, FINGERPRINT, Case, ask, contents, document, ids, replace
 
@@ -308,8 +309,9 @@ def test_paths_match_as_in_a_shell(sink: Sink) -> None:
     for pattern in patterns:
         found = {os.fsdecode(hit.path) for hit in ask(sink, "text", path=pattern, top=50)}
         paths = [f"/srv/notes/{name}" for name in names]
-        part = (lambda path: path) if "/" in pattern else (lambda path: path.rsplit("/", 1)[-1])
-        assert found == {path for path in paths if fnmatch.fnmatchcase(part(path), pattern)}, pattern
+        parts = paths if "/" in pattern else [path.rsplit("/", 1)[-1] for path in paths]
+        expected = {path for path, part in zip(paths, parts, strict=True) if fnmatch.fnmatchcase(part, pattern)}
+        assert found == expected, pattern
 
 
 def test_paths_that_are_not_utf8(sink: Sink) -> None:
@@ -477,10 +479,14 @@ def test_killed_in_mid_write_at_any_time(case: Case, tmp_path: Path) -> None:
     batches = sink_cases.script(seed)
     undisturbed = case.open(tmp_path / "undisturbed")
     allowed: dict[str, list[set[str]]] = {}
+    chunks: dict[str, list[Chunk]] = {}
     for batch in batches:
         undisturbed.write(batch)
         for operation in batch:
+            if isinstance(operation, Rekey):
+                operation = Replace(operation.document, chunks[operation.origin], b"")
             if isinstance(operation, Replace):
+                chunks[operation.document.doc_id] = operation.chunks
                 allowed.setdefault(operation.document.doc_id, []).append(ids(operation))
     expected = contents(undisturbed)
     undisturbed.close()
@@ -488,32 +494,43 @@ def test_killed_in_mid_write_at_any_time(case: Case, tmp_path: Path) -> None:
     rng = random.Random(seed)
     target = tmp_path / "killed"
     durable = kills = 0
-    while durable < len(batches):
-        arguments = [sys.executable, sink_cases.__file__, case.name, str(target), str(seed), str(durable)]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for _ in range(rng.randint(1, 3)):
-                process.stdout.readline()
-            if kills < 10:
-                time.sleep(rng.random() * 0.01)
-                process.kill()
-            said = process.stdout.read().split()
-        kills += process.returncode < 0
-        if process.returncode >= 0:
-            assert process.returncode == 0
-            break
-        sink = case.open(target, readonly=True)
-        present = set(sink.chunk_ids())
-        for indexed in sink.documents():
-            wholes = allowed.get(indexed.doc_id, [])
-            related = set().union(*wholes)
-            assert not wholes or present & related in wholes
-            present -= related
-        assert not present or durable >= len(batches) - 2
-        sink.close()
-        # Redone from one batch before the last that it said was durable.
-        durable = max(durable, int(said[-1]) - 1) if said and said[-1].isdigit() else durable
+    arguments = [sys.executable, sink_cases.__file__, case.name, str(target), str(seed)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while True:
+            process.stdin.write(f"{durable}\n")
+            writer = int(process.stdout.readline())
+            said = [process.stdout.readline() for _ in range(rng.randint(0, 2))]
+            if kills < 15:
+                time.sleep(rng.random() * 0.02)
+                os.kill(writer, signal.SIGKILL)
+            while not said or not said[-1].startswith("exit"):
+                said.append(process.stdout.readline())
+            if said[-1].split() == ["exit", "0"]:
+                break
+            assert said[-1].split() == ["exit", "-9"]
+            kills += 1
+            # Redone from one batch before the last that it said was durable.
+            durable = max([durable, *(int(line) - 1 for line in said[:-1])])
+            if durable:
+                check_wholeness(case, target, allowed)
+        process.stdin.close()
     assert kills >= 10
     sink = case.open(target)
     assert contents(sink) == expected
+    sink.close()
+
+
+def check_wholeness(case: Case, directory: Path, allowed: dict[str, list[set[str]]]) -> None:
+    """Every document is in exactly one of the versions that it ever had."""
+    sink = case.open(directory, readonly=True)
+    present = set(sink.chunk_ids())
+    for indexed in sink.documents():
+        whole = [
+            version for version in allowed[indexed.doc_id] if version <= present and len(version) == indexed.chunks
+        ]
+        assert whole
+        present -= whole[0]
+    assert not present
     sink.close()

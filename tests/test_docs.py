@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -91,28 +92,31 @@ def test_the_other_commands_and_options_that_readme_names_exist(home: Path) -> N
 
 
 def test_the_guides_loader_works(home: Path) -> None:
-    """Installed as the guide says, it makes a subtitle file searchable."""
+    """Installed as the guide says, it makes a calendar searchable."""
     site = home / "site"
     entry_points = tomllib.loads(blocks(GUIDE, "toml")[0])["project"]["entry-points"]["ingestd"]
     (module,) = entry_points.values()
     (code,) = blocks(GUIDE, "python")
-    (site / "subtitles-1.dist-info").mkdir(parents=True)
+    (site / "calendar-1.dist-info").mkdir(parents=True)
     (site / f"{module}.py").write_text(code)
-    (site / "subtitles-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: subtitles\nVersion: 1\n")
+    (site / "calendar-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: calendar\nVersion: 1\n")
     names = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
-    (site / "subtitles-1.dist-info" / "entry_points.txt").write_text(f"[ingestd]\n{names}")
-    films = home / "films"
-    films.mkdir()
-    (films / "film.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nThe badger sleeps\nunder the viaduct.\n\n")
-    (films / "empty.srt").write_text("nothing of the kind")
+    (site / "calendar-1.dist-info" / "entry_points.txt").write_text(f"[ingestd]\n{names}")
+    diary = home / "diary"
+    diary.mkdir()
+    events = ["BEGIN:VCALENDAR", "BEGIN:VEVENT", "DTSTART;TZID=UTC:20300102", "SUMMARY:Count badgers"]
+    (diary / "year.ics").write_text("\r\n".join([*events, "LOCATION:below the viaduct", "END:VEVENT", "END:VCALENDAR"]))
+    (diary / "empty.ics").write_text("nothing of the kind")
 
     path = str(site)
-    done = run("ingestd ingest films", home, PYTHONPATH=path)
+    done = run("ingestd ingest diary", home, PYTHONPATH=path)
     assert done.returncode == 1, done.stdout + done.stderr
-    found = run("ingestd search 'badger viaduct'", home, PYTHONPATH=path)
-    assert "film.srt" in found.stdout
-    why = run("ingestd why films/empty.srt", home, PYTHONPATH=path)
-    assert "there is no cue in it" in why.stdout
+    (hit,) = json.loads(run("ingestd search --json badgers viaduct", home, PYTHONPATH=path).stdout)
+    assert hit["path"] == str(diary / "year.ics")
+    assert hit["text"] == "Count badgers, below the viaduct"
+    assert hit["metadata"]["start"] == "20300102"
+    why = run("ingestd why diary/empty.ics", home, PYTHONPATH=path)
+    assert "it does not begin as a calendar does" in why.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

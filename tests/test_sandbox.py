@@ -18,7 +18,6 @@ import pytest
 
 from ingestd import landlock, sandbox, seccomp
 from ingestd.errors import IngestdError
-from ingestd.process import ancestors
 
 NOBODY = 65534
 MACHINE = os.uname().machine
@@ -27,12 +26,12 @@ try:
     ABI = landlock.abi()
 except OSError as error:
     ABI = 0
-    NO_LANDLOCK = f"the kernel has no Landlock: {error.strerror}"
+    NO_LANDLOCK = f"cannot be had: the kernel has no Landlock ({error.strerror})"
 else:
     NO_LANDLOCK = ""
 
 needs_landlock = pytest.mark.skipif(not ABI, reason=NO_LANDLOCK)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a worker as another user")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: only root can start a worker as another user")
 
 # What a process tries; it uses the standard library alone, so that any Python can run it as a child.
 ATTEMPTS = r"""
@@ -45,8 +44,11 @@ libc.syscall.restype = ctypes.c_long
 
 def call(name, *arguments):
     number = world["numbers"][name]
-    if libc.syscall(ctypes.c_long(number), *[ctypes.c_ulong(value) for value in arguments]) < 0:
+    result = libc.syscall(ctypes.c_long(number), *[ctypes.c_ulong(value) for value in arguments])
+    if result < 0:
         raise OSError(ctypes.get_errno(), name)
+    if result == 0 and name == "clone":
+        os._exit(0)
 
 
 def connect(address, kind=socket.SOCK_STREAM):
@@ -107,9 +109,8 @@ CALLS = {
     "abstract socket": lambda: connect(world["abstract"]),
     "datagram pair": datagram_pair,
     "io_uring": lambda: call("io_uring_setup", 4, ctypes.addressof(ctypes.create_string_buffer(120))),
-    "ptrace": lambda: call("ptrace", 16, world["supervisor"], 0, 0),
+    "ptrace": lambda: call("ptrace", 1, world["supervisor"], 0, 0),
     "process_vm_readv": lambda: call("process_vm_readv", world["supervisor"], 0, 0, 0, 0, 0),
-    "unshare": lambda: call("unshare", 0x10000000),
     "clone": lambda: call("clone", 0x10000000 | 0x20000000, 0, 0, 0, 0),
     "mount": lambda: call("mount", 0, 0, 0, 0, 0),
     "bpf": lambda: call("bpf", 0, 0, 0),
@@ -144,6 +145,7 @@ CALLS = {
     "source: rename": lambda: os.rename(f"{source}/rename", f"{source}/renamed"),
     "source: take away": lambda: os.rename(f"{source}/move", f"{world['scratch']}/moved"),
     "source: unlink": lambda: os.unlink(f"{source}/unlink"),
+    "unshare": lambda: call("unshare", 0x10000000),  # last: where it succeeds, others change
 }
 
 
@@ -337,7 +339,7 @@ def test_nothing_but_the_work_is_possible(world: World, what: str) -> None:
     held = {"signal to the supervisor"} if ABI < 6 else set()
     done = {name for name, result in found["attempts"].items() if result == "done"} - held
     assert done == set()
-    strange = {n: r for n, r in found["attempts"].items() if r not in ("EPERM", "EACCES", "EXDEV", "EOPNOTSUPP")}
+    strange = {n: r for n, r in found["attempts"].items() if r not in ("EPERM", "EACCES", "EXDEV", "ENOTSUP")}
     assert strange.keys() <= held
     assert {path.name for path in (world.base / "sources").iterdir()} == {
         "write", "truncate", "open", "mode", "times", "rename", "move", "unlink", "program",
@@ -374,12 +376,6 @@ def test_unix_sockets_are_for_loaders_that_declare_them(world: World) -> None:
         assert attempts["abstract socket"] == "EPERM"
     assert (attempts["control socket"] == "done") == (ABI < 9)
     assert attempts["journal"] == "EACCES"
-    if ABI < 9:  # then whoever listens must look at its peer
-        peer, _ = world.sockets[0].accept()
-        with peer:
-            pid = int.from_bytes(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
-            assert pid not in (0, os.getpid())
-            assert os.getpid() in {*ancestors(pid), os.getpid()}
 
 
 def run(code: str, *arguments: str) -> str:
@@ -455,7 +451,7 @@ def test_required_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "install", no_filter)
     monkeypatch.setattr(sandbox, "prctl", lambda *_: 0)
     monkeypatch.setattr(sandbox, "_drop_capabilities", lambda _: None)
-    with pytest.raises(IngestdError, match="no Landlock.*no seccomp filter") as caught:
+    with pytest.raises(IngestdError, match=r"no Landlock.*no seccomp filter") as caught:
         sandbox.enter(sandbox.Policy(mode="required"))
     assert "best-effort" in str(caught.value)
     report = sandbox.enter(sandbox.Policy(mode="best-effort"))
@@ -491,66 +487,6 @@ except IngestdError as error:
 """
     answer = run(code, str(tmp_path / "none"))
     assert ABI == 0 or answer.endswith("there is no such directory")
-
-
-def test_limits_fail_softly_and_reach_children(tmp_path: Path) -> None:
-    code = """
-import errno, resource, subprocess
-sandbox.limit(memory=256 << 20, file_size=1 << 20, open_files=64)
-os.chdir(sys.argv[1])
-try:
-    bytearray(1 << 30)
-except MemoryError:
-    print("memory")
-try:
-    with open("big", "wb", buffering=0) as file:
-        file.write(b"x" * (1 << 20))
-        file.write(b"x")
-except OSError as error:
-    print(errno.errorcode[error.errno])
-try:
-    files = [open("/dev/null") for _ in range(65)]
-except OSError as error:
-    print(errno.errorcode[error.errno])
-files = None
-import mmap
-mmap.mmap(-1, 1 << 30, prot=mmap.PROT_READ).close()
-print(resource.getrlimit(resource.RLIMIT_CORE), os.nice(0), open("/proc/self/oom_score_adj").read().strip())
-print(subprocess.run([sys.executable, "-c", "bytearray(1 << 30)"], stderr=subprocess.DEVNULL).returncode)
-"""
-    nice = os.nice(0) + 5
-    assert run(code, str(tmp_path)).splitlines() == ["memory", "EFBIG", "EMFILE", f"(0, 0) {nice} 800", "1"]
-
-
-def test_limits_cannot_be_raised_again() -> None:
-    code = """
-import resource
-sandbox.limit(memory=1 << 30, file_size=1 << 20)
-sandbox.limit(memory=2 << 30)
-sandbox.enter(sandbox.Policy())
-for kind in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
-    try:
-        resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except (OSError, ValueError) as error:
-        print(type(error).__name__, resource.getrlimit(kind)[1])
-"""
-    assert run(code).splitlines() == [f"ValueError {1 << 30}", f"ValueError {1 << 20}"]
-
-
-def test_the_disk_class_is_idle() -> None:
-    numbers = {"x86_64": 252, "aarch64": 31}
-    code = f"""
-from ingestd.kernel import syscall
-sandbox.limit()
-print(syscall({numbers[MACHINE]}, 1, 0) >> 13)
-"""
-    assert run(code) == "3"
-
-
-@needs_root
-def test_the_supervisor_asks_to_be_spared() -> None:
-    answer = run("sandbox.low_oom_score()\nprint(open('/proc/self/oom_score_adj').read())")
-    assert int(answer) <= 0
 
 
 def test_importing_the_sandbox_is_cheap() -> None:

@@ -109,9 +109,9 @@ class Watchman:
             attempt.moved = now
         spent = now - attempt.started - attempt.waited
         if spent > attempt.deadline:
-            return f"deadline of {attempt.deadline:.0f} s exceeded at {place}"
+            return f"deadline of {attempt.deadline:.3g} s exceeded at {place}"
         if now - attempt.moved > limits.idle_deadline:
-            return f"idle_deadline of {limits.idle_deadline:.0f} s exceeded: no progress since {place}"
+            return f"idle_deadline of {limits.idle_deadline:.3g} s exceeded: no progress since {place}"
         memory = process.group_rss(worker.pid)
         if memory > limits.memory:
             return f"memory limit of {limits.memory >> 20} MiB exceeded at {place}"

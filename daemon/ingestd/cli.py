@@ -118,7 +118,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
 
     try:
         with ingesting() as view:
-            log.configure(config.log, os.environ, verbose=invocation.verbose, write=view.write)
+            log.quiet(invocation.verbose, write=view.write)
             summary = commands.ingest(config, found, progress=view.show)
     except KeyboardInterrupt:
         import shlex
@@ -131,7 +131,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
     else:
         from ingestd import views
 
-        views.console().print(views.ingested(summary))
+        views.show(views.ingested(summary))
     return FAILED if summary.get("failed") or summary.get("quarantined") else 0
 
 
@@ -164,8 +164,14 @@ def search(
     if not text:
         raise UsageError("the question is empty")
     config = invocation.config()
-    from ingestd import commands
+    from ingestd import commands, log
 
+    log.quiet(invocation.verbose)
+    control = commands.connect(config)
+    if control is None:
+        click.echo("no daemon is running: loading the model first", err=True)
+    else:
+        control.close()
     hits = commands.search(config, text, top, source, path)
     if json:
         print_json(hits)
@@ -173,7 +179,7 @@ def search(
     from ingestd import views
 
     if hits:
-        views.console().print(views.found(hits, text))
+        views.show(views.found(hits, text))
     else:
         click.echo("nothing found; `ingestd status` says what is indexed", err=True)
 
@@ -202,7 +208,7 @@ def status(invocation: Invocation, json: bool, watch: bool) -> None:
     if watch:
         terminal.follow(lambda: commands.status(config))
     else:
-        views.console().print(views.state_of(commands.status(config)))
+        views.show(views.state_of(commands.status(config)))
 
 
 @command()
@@ -227,7 +233,7 @@ def why(invocation: Invocation, path: str, json: bool, base64: bool) -> None:
         return
     from ingestd import views
 
-    views.console().print(views.reason_of(answer))
+    views.show(views.reason_of(answer))
 
 
 @command()
@@ -251,7 +257,7 @@ def failures(invocation: Invocation, json: bool) -> None:
     from ingestd import views
 
     if found:
-        views.console().print(views.failed(found))
+        views.show(views.failed(found))
         click.echo("try: ingestd why PATH, ingestd retry PATH", err=True)
     else:
         click.echo("no file has failed", err=True)
@@ -287,7 +293,9 @@ def retry(invocation: Invocation, paths: Sequence[str], everything: bool, json: 
 
 
 @command()
-@click.option("--timeout", metavar="DURATION", callback=duration, help="Give up after it: 90, 30s, 5m. [default: never]")
+@click.option(
+    "--timeout", metavar="DURATION", callback=duration, help="Give up after it: 90, 30s, 5m. [default: never]"
+)
 @click.pass_obj
 def wait(invocation: Invocation, timeout: float | None) -> int:
     """Wait until nothing is settling, queued or running. Exit code 1 after the time-out.
@@ -304,6 +312,30 @@ def wait(invocation: Invocation, timeout: float | None) -> int:
         return 0
     click.echo("there is still work after the time-out; `ingestd status` says what", err=True)
     return FAILED
+
+
+@command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@click.pass_obj
+def reindex(invocation: Invocation, yes: bool, json: bool) -> None:
+    """Drop the index and queue every file: after a change of model or chunking the next run makes it anew.
+
+    \b
+    Examples:
+      ingestd reindex && ingestd run
+      ingestd reindex --yes --json
+    """
+    config = invocation.config()
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Drop the index in {config.state_directory} and make it anew?", abort=True, err=True)
+    from ingestd import commands
+
+    answer = commands.reindex(config)
+    if json:
+        print_json(answer)
+    else:
+        click.echo(f"{answer.get('queued', 0):,} files are queued; `ingestd run` or `ingestd ingest PATH` indexes them")
 
 
 @command("check-config")
@@ -355,15 +387,16 @@ def plugins(invocation: Invocation, json: bool) -> None:
       ingestd plugins --json | jq -r '.[] | select(.kind == "loader") | .suffixes[]'
     """
     config = invocation.config()
-    from ingestd import commands
+    from ingestd import commands, log
 
+    log.quiet(invocation.verbose)
     found = commands.plugins(config)
     if json:
         print_json(found)
         return
     from ingestd import views
 
-    views.console().print(views.listed(found))
+    views.show(views.listed(found))
 
 
 def main() -> NoReturn:

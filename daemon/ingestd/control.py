@@ -218,10 +218,8 @@ class ControlServer:
         _, user, group = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user in (0, os.geteuid()):
             return None
-        if self._group is not None:
-            raw = sock.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, 65536)
-            if self._group in (group, *struct.unpack(f"{len(raw) // 4}I", raw)):
-                return None
+        if self._group is not None and self._group in (group, *_groups(sock)):
+            return None
         return UnreachableError(f"the daemon takes commands from its own user, {_user(os.geteuid())}, only")
 
     def _left(self, client: _Client) -> None:
@@ -344,6 +342,15 @@ def _versions(version: str) -> IngestdError:
         f"the daemon is ingestd {__version__}, this command is ingestd {version[:40]}: they do not understand each "
         "other; restart the daemon"
     )
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    """The supplementary groups that the peer had when it connected; none where there are more than 256."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, 1024)
+    except OSError:
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
 def _group_id(name: str) -> int:

@@ -245,6 +245,7 @@ class Daemon:
 
     async def _open_load(self) -> None:
         self.load_pool.open()
+        self.indexer.wanted.set()  # it starts while the first files are loaded
 
     async def _open_encoders(self) -> None:
         devices = self.config.encode.devices

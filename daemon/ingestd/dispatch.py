@@ -85,6 +85,7 @@ class Indexer:
         self.wanted = asyncio.Event()
         self._numbers = itertools.count(1)
         self._worker: Worker | None = None
+        self._writing = 0
         self._available = asyncio.Event()
 
     async def serve(self, worker: Worker) -> None:
@@ -103,6 +104,8 @@ class Indexer:
         deaths = 0
         while True:
             worker = await self._current()
+            worker.state = "running"
+            self._writing += 1
             try:
                 answer, extra = await worker.call(make(next(self._numbers)), descriptors)
             except WorkerDied as death:
@@ -110,6 +113,10 @@ class Indexer:
                 if deaths >= INDEX_DEATHS:
                     return IndexWritten(job=0, error=f"it kills the index worker: {death.reason}")
                 continue
+            finally:
+                self._writing -= 1
+                if not self._writing and not worker.died.done():
+                    worker.state = "idle"
             for descriptor in extra:
                 os.close(descriptor)
             if isinstance(answer, IndexWritten):
@@ -305,6 +312,7 @@ class Dispatcher:
             if answer.leave:
                 worker.leaving = True
             self.causes.success(attempt.loader)
+            self.journal.loaded(row)
             self._spawn(self._finish(attempt, identified, answer, descriptors))
         elif isinstance(answer, LoadFailed):
             if answer.leave:

@@ -87,7 +87,7 @@ class Encoders:
         self.wanted.set()
         while True:
             await self.pool.ready.wait()
-            workers = [worker for worker in self.pool.workers if worker.state == "idle" and not worker.died.done()]
+            workers = [worker for worker in self.pool.workers if worker.state in ("idle", "running")]
             if not workers:
                 await asyncio.sleep(0.05)
                 continue
@@ -131,6 +131,7 @@ class Encoders:
             turn.set()
             if not future.cancelled() and future.exception() is None:
                 del flight[job.number]
+                worker.state = "running" if flight else "idle"
                 self._answered(job, *future.result())
 
         try:
@@ -159,6 +160,7 @@ class Encoders:
                 if not flight:
                     worker.last_frame = time.monotonic()
                 flight[job.number] = job
+                worker.state = "running"
                 answer = await worker.ask(Encode(job=job.number), [job.descriptor])
                 answer.add_done_callback(functools.partial(answered, job))
         except WorkerDied as death:

@@ -50,6 +50,14 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever read the output has enough (`| head`); the interpreter would complain once more at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if reconfigure := getattr(stream, "reconfigure", None):
@@ -72,10 +80,6 @@ class Commands(click.Group):
             if invocation.debug:
                 _traceback()
             code = fail(error.message, error.command, _code(error))
-        except BrokenPipeError:
-            # Whoever read the output has gone (`| head`); the interpreter would complain once more at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = 0
         except Exception as error:
             _traceback()
             code = fail(f"a bug in ingestd: {error!r}", None, BUG)

@@ -50,7 +50,7 @@ CREATE TABLE documents(
     state TEXT NOT NULL, gone INTEGER NOT NULL DEFAULT 0, fresh INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 0, batch INTEGER,
     retry_at REAL NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
+    loading INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
     reason TEXT, detail TEXT, warnings TEXT,
     loader TEXT, loader_version TEXT,
     indexed_digest BLOB, indexed_loader TEXT, chunks INTEGER NOT NULL DEFAULT 0,
@@ -109,6 +109,7 @@ class Row(msgspec.Struct, frozen=True):
     version: int
     batch: int | None
     retry_at: float
+    loading: int
     attempts: int
     interruptions: int
     alone: int
@@ -355,7 +356,7 @@ class Journal:
 
         def call(db: sqlite3.Connection) -> list[Row]:
             rows = db.execute(
-                "UPDATE documents SET state = 'running' WHERE id IN ("
+                "UPDATE documents SET state = 'running', loading = 0 WHERE id IN ("
                 " SELECT id FROM documents AS old WHERE state = 'queued' AND gone = 1 AND retry_at <= ? AND NOT EXISTS"
                 " (SELECT 1 FROM documents WHERE inode = old.inode AND device = old.device AND gone = 0"
                 " AND state IN ('queued', 'running')) LIMIT ?)"
@@ -407,6 +408,14 @@ class Journal:
             return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
 
         return await self.run(call)
+
+    def loaded(self, row: Row) -> None:
+        """From here on the end of the daemon says nothing about the file. Not waited for: a hint."""
+
+        def call(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE documents SET loading = 0 WHERE id = ?", (row.id,))
+
+        self._calls.put((call, Future()))
 
     async def indexed(
         self,
@@ -590,10 +599,10 @@ class Journal:
         def call(db: sqlite3.Connection) -> int:
             rows = [Row(*row) for row in db.execute(f"SELECT {COLUMNS} FROM documents WHERE state = 'running'")]
             for row in rows:
-                if row.gone:
-                    db.execute("UPDATE documents SET state = 'queued' WHERE id = ?", (row.id,))
+                if row.loading:
+                    interrupt(db, row, "the daemon ended while the file was loaded", 0)
                 else:
-                    interrupt(db, row, "the daemon ended while the file was worked on", 0)
+                    db.execute("UPDATE documents SET state = 'queued' WHERE id = ?", (row.id,))
             db.execute("UPDATE documents SET batch = NULL WHERE batch IS NOT NULL")
             return len(rows)
 

@@ -12,6 +12,7 @@ import stat as stat_module
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,9 @@ UNKNOWN_SHARE = 0.3
 DIGEST_BLOCK = 1 << 20
 OPEN_FILES = 512
 PATH_MAX = 4096
+LONG_ELEMENT = 1 << 16
+"""Characters."""
+UMASK = 0o077
 
 
 def serve(channel: Channel[Any], start: Start) -> None:
@@ -81,6 +85,7 @@ class LoadWorker:
         self.detector = detector
         self.chunker = chunker
         self.pid = os.getpid()
+        os.umask(UMASK)
         self.fit = self._condition()
 
     def run(self) -> None:
@@ -207,7 +212,7 @@ class LoadWorker:
             directory = os.getcwd()
         except OSError:
             directory = ""
-        return handlers, streams, directory, threading.active_count(), os.umask(0o077)
+        return handlers, streams, directory, threading.active_count(), os.umask(UMASK)
 
     def _children(self) -> bool:
         """Whether a process that the loader started still lives; dead ones are reaped."""
@@ -251,9 +256,12 @@ class Reading:
                 if self.quarantine:
                     raise LimitError(reason)
                 self.partial = reason
-                yield clean(Element(element.text[:room], element.kind, element.page, element.level, element.metadata))
+                element = replace(element, text=element.text[:room])
+            for piece in pieces(clean(element)):
+                yield piece
+                step(place)
+            if self.partial is not None and characters > self.max_text:
                 return
-            yield clean(element)
 
 
 def clean(element: Element) -> Element:
@@ -267,7 +275,22 @@ def clean(element: Element) -> Element:
             return element
     except UnicodeEncodeError:
         text = text.encode("utf-8", "replace").decode()
-    return Element(text.replace("\0", ""), element.kind, element.page, element.level, element.metadata)
+    return replace(element, text=text.replace("\0", ""))
+
+
+def pieces(element: Element) -> Iterator[Element]:
+    """A very long element in parts, so that splitting it shows progress; cut between lines, else between words."""
+    text = element.text
+    start = 0
+    while len(text) - start > LONG_ELEMENT:
+        end = start + LONG_ELEMENT
+        for mark in ("\n", " "):
+            if (found := text.rfind(mark, start + LONG_ELEMENT // 2, end)) > 0:
+                end = found + 1
+                break
+        yield replace(element, text=text[start:end])
+        start = end
+    yield replace(element, text=text[start:]) if start else element
 
 
 def open_file(
@@ -332,8 +355,9 @@ def failure(job: int, error: BaseException) -> LoadFailed:
     if kind == "error":
         import traceback
 
-        detail = "".join(traceback.format_exception(error))[-4000:].encode("utf-8", "replace").decode()
-    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail.replace("\0", ""))
+        lines = "".join(traceback.format_exception(error))[-4000:].splitlines()
+        detail = "\n".join(f"{line[: len(line) - len(line.lstrip())]}{one_line(line)}" for line in lines)
+    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail)
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def configure(
 ) -> None:
     """Send the log lines of ingestd, and only these, to `[log] file`, else to `write`, else to standard error.
 
-    `write` is for a terminal with a live view, above which the lines go. `verbose`: one step more, at the least
-    "debug". Done again it replaces what it did before. Raises `ConfigError` where the file cannot be opened.
+    `write` is for a terminal with a live view, above which the lines go. `verbose`: everything, whatever the level.
+    Done again it replaces what it did before. Raises `ConfigError` where the file cannot be opened.
     """
     handler: logging.Handler
     if table.file:
@@ -49,6 +49,11 @@ def configure(
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else table.level.upper())
     logger.propagate = False
+
+
+def quiet(verbose: int, *, write: Callable[[str], None] | None = None) -> None:
+    """For commands that work for a moment without a daemon: warnings alone, and never into the daemon's file."""
+    configure(LogTable(level="warning", format="text"), {}, verbose=verbose, write=write)
 
 
 class _Writer(logging.Handler):

@@ -76,11 +76,12 @@ class Outbox:
             self._flying.update((change.path, change) for change in changes)
             self._send(Changes(job=self._job, serial=self._serial, changes=changes))
 
-    def taken(self, serial: int) -> None:
-        """The frame is in the journal."""
-        for change in self._frames.pop(serial, ()):
-            if self._flying.get(change.path) is change:
-                del self._flying[change.path]
+    def taken(self, serial: int) -> list[Change]:
+        """The frame is in the journal: its changes, without those that a later frame overtook."""
+        last = [change for change in self._frames.pop(serial, ()) if self._flying.get(change.path) is change]
+        for change in last:
+            del self._flying[change.path]
+        return last
 
 
 def agrees(change: Change, stat: Stat | None) -> bool:

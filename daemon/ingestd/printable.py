@@ -34,7 +34,7 @@ def printable(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, str):
-        return value if _is_text(value) else display(value)
+        return value if _is_text(value) else _bytes(value).decode("utf-8", "replace")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -74,8 +74,16 @@ def _path(key: object, item: object) -> bytes | None:
         if isinstance(item, bytes):
             return item
         if isinstance(item, str) and not _is_text(item):
-            return os.fsencode(item)
+            return _bytes(item)
     return None
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes that lone surrogates stand for; those that stand for none become invalid ones."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _is_text(value: str | bytes) -> bool:

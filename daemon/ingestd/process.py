@@ -7,8 +7,10 @@ Linux only, through `/proc` and signals. Nothing here needs a privilege. Several
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -17,8 +19,11 @@ from ingestd.kernel import prctl
 TOKEN = "INGESTD_WORKER"
 """Environment variable that a worker and everything it starts carries."""
 
+_MARK = resource.RLIMIT_RTTIME
+_MARK_LINE = b"Max realtime timeout"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FREEZE_ROUNDS = 16
+_TAIL_BITS = 30
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -191,10 +196,10 @@ def kill_group(pid: int) -> None:
 
 
 def sweep(token: str, *, prefix: bool = False, patience: float = 1.0) -> int:
-    """Kill every process that carries `INGESTD_WORKER=token`; with `prefix`, whose token starts so.
+    """Kill every process that carries `token`, in its environment or by its mark; with `prefix`, whose token starts so.
 
-    Repeats until none is left, for `patience` seconds at most. Never the caller itself, nor other users' processes.
-    Returns how many were killed.
+    Marks know whole tokens and, as a prefix, their first part with its dot ("NAME."). Repeats until none is left, for
+    `patience` seconds at most. Never the caller itself, nor other users' processes. Returns how many were killed.
     """
     if not token:
         raise ValueError("an empty token would match every worker of this machine")
@@ -205,9 +210,9 @@ def destroy(pid: int, token: str, *, patience: float = 1.0) -> list[int]:
     """Kill the worker `pid`: itself, all below it, its process group and session, and all that carry its token.
 
     They are stopped first and killed when no new one turns up, so that none can fork away in between. Works as well
-    on a worker that is dead already; then a child is found by group, session or token, but one that left the group,
-    wiped its environment and outlived its parent is not: hence call it while the worker lives, where possible.
-    Returns the survivors after `patience` seconds (in state D, as a rule; see `is_stuck`); empty: none is left.
+    on a worker that is dead already; then a child that left the group, emptied its environment and outlived its
+    parent is found only by its mark, so without `mark` call it while the worker lives. Returns the survivors after
+    `patience` seconds (in state D, as a rule; see `is_stuck`); empty: none is left.
     """
     if pid <= 1 or pid == os.getpid() or not token:
         raise ValueError(f"{pid} is not a worker")
@@ -227,12 +232,33 @@ def _carriers(token: str, prefix: bool) -> dict[int, int]:
 def _carries(pid: int, token: str, prefix: bool) -> bool:
     environment = _read(f"/proc/{pid}/environ")
     wanted = f"{TOKEN}={token}".encode()
-    if wanted not in environment:
-        return False
-    return any(
+    if wanted in environment and any(
         entry.startswith(wanted) if prefix else entry == wanted  # an entry of a longer name may end in this one
         for entry in environment.split(b"\0")
-    )
+    ):
+        return True
+    if not (found := _marked(pid)):
+        return False
+    if prefix:
+        return token.count(".") == 1 and token.endswith(".") and found >> _TAIL_BITS == _number(token) >> _TAIL_BITS
+    return found == _number(token)
+
+
+def _marked(pid: int) -> int:
+    """The number that `mark` left on a process; 0: none."""
+    limits = _read(f"/proc/{pid}/limits")
+    begin = limits.find(_MARK_LINE)
+    if begin < 0:
+        return 0
+    value = limits[begin + len(_MARK_LINE) :].split(None, 2)[1]  # the hard limit
+    return int(value) if value.isdigit() else 0
+
+
+def _number(token: str) -> int:
+    """62 bits: a one, 31 of the token's first part, 30 of what follows its first dot."""
+    head, _, tail = token.partition(".")
+    low = zlib.crc32(tail.encode()) & ((1 << _TAIL_BITS) - 1)
+    return 1 << 61 | (zlib.crc32(head.encode()) & 0x7FFFFFFF) << _TAIL_BITS | low
 
 
 def _family(pid: int, token: str) -> dict[int, int]:
@@ -310,6 +336,20 @@ def set_parent_death_signal(parent: int | None = None) -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def mark(token: str) -> None:
+    """Mark this process, and all that it will ever start, for `sweep` and `destroy`.
+
+    The mark is a resource limit that means nothing here (`RLIMIT_RTTIME`, of real-time scheduling), set to a number
+    made of the token. Unlike an environment, a group or a parent, it cannot be left behind, and the sandbox keeps it
+    from being changed. Where the limit is lower already, for an ordinary user, there is no mark.
+    """
+    number = _number(token)
+    try:
+        resource.setrlimit(_MARK, (number, number))
+    except (ValueError, OSError):
+        pass
 
 
 def become_subreaper() -> None:

@@ -4,10 +4,10 @@ Landlock holds files (read the sources and the software, write its own scratch),
 seccomp holds every other socket and the calls that would go around both; capabilities are dropped; limits hold
 memory and sizes. An ordinary user can have all of it.
 
-Not held: what any process may see without opening a file (names and times through `stat`, other processes' command
-lines where `/proc` was given); with `Policy.sockets`, connecting to a socket that has a path (held from Landlock ABI 9
-on), so whoever listens on one must look at its peer, see `process.ancestors`; memory in a memfd, which counts
-for `RLIMIT_FSIZE` alone.
+Not held: what any process may see without opening a file (names and times through `stat`); with `Policy.sockets`,
+connecting to a socket that has a path (held from Landlock ABI 9 on), so whoever listens on one must look at its peer,
+see `process.ancestors`; memory in a memfd, which counts for `RLIMIT_FSIZE` alone. A program that the worker executes
+cannot read its own `/proc/self`, which would need a rule for all of `/proc`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ingestd import landlock, seccomp
+from ingestd import landlock, process, seccomp
 from ingestd.errors import IngestdError
 from ingestd.kernel import prctl, syscall
 
@@ -43,7 +43,7 @@ _SETTINGS = (
 _MACHINE = (
     "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/version",
     "/proc/filesystems", "/proc/sys/vm/overcommit_memory", "/proc/sys/kernel/osrelease",
-    "/sys/devices/system", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage",
+    "/sys/devices/system", "/sys/bus/pci/devices", "/sys/fs/cgroup", "/sys/kernel/mm/transparent_hugepage",
 )  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
@@ -236,11 +236,14 @@ def limit(memory: int = 0, file_size: int = 0, open_files: int = 0) -> None:
 
     `memory` (bytes of data, not address space: `RLIMIT_AS` would refuse file maps) makes an allocation fail;
     `file_size` (bytes) makes a write fail with EFBIG; `open_files` counts descriptors; 0 leaves a limit as it is. No
-    core dumps, lower priority for processor and disk, first to go when the machine is out of memory. Call it before
-    `enter`, which takes the files away that it writes.
+    core dumps, lower priority for processor and disk, first to go when the machine is out of memory; and marked with
+    the token of its environment, see `process.mark`. Call it before `enter`, after which it could not.
     """
     import resource
     import signal
+
+    if token := os.environ.get(process.TOKEN):
+        process.mark(token)
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for kind, value in (

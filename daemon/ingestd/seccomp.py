@@ -61,7 +61,7 @@ EXTENDED: dict[str, tuple[int | None, int | None]] = {
 CHECKED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "socketpair": (53, 199), "sendto": (44, 206), "clone": (56, 220), "clone3": (435, 435),
     "prlimit64": (302, 261), "ioctl": (16, 29), "truncate": (76, 45), "open": (2, None), "openat": (257, 56),
-    "openat2": (437, 437),
+    "openat2": (437, 437), "setrlimit": (160, 164),
 }  # fmt: skip
 """Refused or not as their arguments are."""
 
@@ -70,6 +70,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _X32 = 0x40000000
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET, _SOCK_TYPES = 1, 1, 5, 0xF
+_RLIMIT_RTTIME = 15
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # type into a terminal
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
@@ -118,8 +119,14 @@ def assemble(machine: str, *, sockets: bool, truncation: bool) -> list[Instructi
         when(numbers, _fail(errno.EOPNOTSUPP))
     when(CHECKED["clone"], _argument(0), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), refuse, _allow)
     when(CHECKED["clone3"], _fail(errno.ENOSYS))  # its flags are out of reach; libc falls back to clone
-    # Another process's limits: of the supervisor's, say.
-    when(CHECKED["prlimit64"], _argument(0), (_EQUAL, 1, 0, 0), refuse, _allow)
+    # Another process's limits, the supervisor's, say; and the limit that is the worker's mark, see `process.mark`.
+    when(
+        CHECKED["prlimit64"],
+        _argument(0), (_EQUAL, 1, 0, 0), refuse,
+        _argument(1), (_EQUAL, 1, 0, _RLIMIT_RTTIME), _allow,
+        _argument(2), (_EQUAL, 1, 0, 0), refuse, _argument(2, high=True), (_EQUAL, 1, 0, 0), refuse, _allow,
+    )  # fmt: skip
+    when(CHECKED["setrlimit"], _argument(0), (_EQUAL, 0, 1, _RLIMIT_RTTIME), refuse, _allow)
     when(CHECKED["ioctl"], _argument(1), (_EQUAL, 1, 0, _TIOCSTI), (_EQUAL, 0, 1, _TIOCLINUX), refuse, _allow)
     if sockets:
         when(CHECKED["socket"], _argument(0), (_EQUAL, 0, 1, _AF_UNIX), _allow, refuse)

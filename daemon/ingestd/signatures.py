@@ -175,7 +175,8 @@ def signature(head: bytes) -> str | None:
 
 
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-_CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\t\n\v\f\r\b\x0e\x0f\x1a\x1b") + b"\x7f"
+_ZEROS = re.compile(rb"\x00+")
+_CONTROLS = bytes(byte for byte in range(1, 0x20) if byte not in b"\t\n\v\f\r\b\x0e\x0f\x1a\x1b") + b"\x7f"
 """What no text holds: all controls but white space, backspace, and the escapes of terminals and ISO 2022."""
 
 
@@ -188,5 +189,9 @@ def is_text(head: bytes) -> bool:
         half = len(head) // 2
         even = head[0::2].count(0)
         # UTF-16 without a byte order mark: ASCII in one half of the bytes, zeros in the other.
-        return half >= 4 and zeros > 0.6 * half and min(even, zeros - even) < 0.02 * half
-    return len(head) - len(head.translate(None, _CONTROLS)) <= 0.005 * len(head)
+        if half >= 4 and zeros > 0.6 * half and min(even, zeros - even) < 0.02 * half:
+            return True
+        # A crash leaves a run of zeros in a log.
+        if len(_ZEROS.findall(head)) > 2 or zeros > 0.9 * len(head):
+            return False
+    return len(head) - len(head.translate(None, _CONTROLS)) <= 2 + 0.005 * len(head)

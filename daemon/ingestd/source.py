@@ -53,6 +53,8 @@ class Running:
     sweep: bool
     generation: int
     started: float
+    aliases: int
+    """Known when it began."""
 
 
 class Source:
@@ -85,6 +87,7 @@ class Source:
         self._failures = 0
         self._warned: set[str] = set()
         self._quiet = True
+        self._doubted = False
         self._now = 0.0
         self._next_drain = 0.0
         self._next_scan = 0.0
@@ -131,7 +134,18 @@ class Source:
         self._next_scan = 0.0
 
     def taken(self, serial: int) -> None:
-        self._outbox.taken(serial)
+        """The frame is in the journal. A scan of a directory that came or went meanwhile did not see it there, so each
+        path is looked at once more."""
+        for change in self._outbox.taken(serial):
+            if change.path in self._settle:
+                continue
+            try:
+                stat = self._look(change.path)
+            except OSError as error:
+                self._failed(change.path, error)
+                continue
+            if not agrees(change, stat):
+                self._settle.observe(change.path, stat, time.monotonic(), fresh=change.fresh)
 
     def close(self) -> None:
         if self._observer is not None:
@@ -209,6 +223,7 @@ class Source:
             self._errors.clear()
             self._failures = 0
             self._quiet = True
+            self._doubted = False
             self._absence.aliases.update(self._journal.alias())
             self._full = self._scan(b"", fresh=False, sweep=True)
             self._next_scan = float("inf")
@@ -255,7 +270,7 @@ class Source:
         )
         steps = self._batch(scan) if once else scan.run(prefix)
         generation = self._observer.begin() if self._observer is not None else 0
-        return Running(scan, steps, prefix, sweep, generation, self._now)
+        return Running(scan, steps, prefix, sweep, generation, self._now, len(self._absence.aliases))
 
     def _advance(self, running: Running, deadline: float) -> bool:
         """Whether the scan ended."""
@@ -275,6 +290,10 @@ class Source:
 
     def _end_full(self, running: Running) -> None:
         self._full = None
+        if self._doubted and len(self._absence.aliases) > running.aliases:
+            # What was doubted before the scan met a file that shows the device's new number may be gone after all.
+            self.rescan()
+            return
         if not self._failures and self._observer is not None:
             self._observer.sweep(b"", running.generation)
         if not self._failures and not self._errors:
@@ -346,6 +365,7 @@ class Source:
         if doubt is None:
             self._settle.observe(path, None, self._now, fresh=fresh)
         else:
+            self._doubted = True
             self._note(*doubt)
 
     def _known(self, path: bytes, found: os.stat_result) -> None:

@@ -91,6 +91,7 @@ class Worker:
         """Gets the frames that answer no question."""
         self._expected: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
         self._death: tuple[Cause, str] | None = None
+        self._killing: asyncio.Future[list[int]] | None = None
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._line = b""
@@ -192,7 +193,10 @@ class Worker:
     async def end(self, reason: str = "it is not needed any more") -> None:
         """Kill it, if it still lives, and everything that it started; release what belongs to it."""
         self.kill("stopped", reason)
+        if self._killing is not None:
+            await self._killing
         await asyncio.wait({self.died}, timeout=ABANDON_AFTER)
+        # Once more: a worker that died by itself may have left something behind.
         survivors = await asyncio.to_thread(process.destroy, self.pid, self.token)
         if not self.died.done():
             survivors = [*survivors, self.pid]
@@ -209,8 +213,8 @@ class Worker:
         await asyncio.to_thread(remove_tree, self.scratch)
 
     async def stop(self) -> None:
-        """The ladder: ask, wait, SIGTERM, wait, SIGKILL."""
-        if not self.died.done():
+        """The ladder: ask, wait, SIGTERM, wait, SIGKILL. A load worker has nothing to finish, and maybe children."""
+        if not self.died.done() and self.stage != "load":
             self.leaving = True
             try:
                 self._death = ("stopped", "it was asked to stop")
@@ -224,10 +228,10 @@ class Worker:
         await self.end()
 
     def kill(self, cause: Cause, reason: str) -> None:
-        """SIGKILL to the process group, now; what else it started is swept by `end`."""
-        if not self.died.done():
+        """SIGKILL to the worker and everything below it, in a moment, while its children can be told by their parent."""
+        if not self.died.done() and self._killing is None:
             self._death = self._death or (cause, reason)
-            process.kill_group(self.pid)
+            self._killing = asyncio.ensure_future(asyncio.to_thread(process.destroy, self.pid, self.token))
 
     def capture_stack(self) -> None:
         """Ask for the stacks of all its threads; they are in `stack` a moment later. Works while C code hangs."""

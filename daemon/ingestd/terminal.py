@@ -81,7 +81,7 @@ def ingesting() -> Iterator[View]:
         yield view
 
 
-def follow(status: Callable[[], Mapping[str, Any]]) -> None:
+def follow(status: Callable[[], Mapping[str, Any]], *, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show the status once a second, until the user has seen enough."""
     console = views.console()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
@@ -92,4 +92,4 @@ def follow(status: Callable[[], Mapping[str, Any]]) -> None:
                 now["rates"] = {"chunks_per_second": max(0, now.get("chunks", 0) - before.get("chunks", 0))}
             live.update(views.live(now, console.width), refresh=True)
             before = now
-            time.sleep(1)
+            sleep(1)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -44,7 +45,24 @@ def console(*, stderr: bool = False) -> Console:
     """A console for this process's streams. Output that is not for a terminal is neither wrapped nor coloured."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 100_000
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # where all errors end, not in here
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a result on standard output; lines for a pipe end where their text ends."""
+    out = console()
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    with out.capture() as captured:
+        out.print(renderable)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    sys.stdout.flush()
 
 
 # --- a running daemon -----------------------------------------------------------------------------------------
@@ -62,16 +80,17 @@ def live(status: _Row, width: int) -> Group:
     facts = [f"backlog {_count(waiting)}", *_rates(status.get("rates", {}))]
     if loading:
         facts.append(f"loading {busy}/{len(loading)}")
-    facts += [_encoder(encoder) for encoder in status.get("encoders", ())]
-    lines.append(_facts([Text(fact) for fact in facts]))
-    lines.append(_facts(_states(files)))
+    facts += _encoders(status.get("encoders", ()))
+    lines.append(_Facts([Text(fact) for fact in facts]))
+    lines.append(_Facts(_states(files)))
     if not status.get("ready", True):
         lines.append(_line("waiting for ", _plain(status.get("waiting_for") or "workers"), style="yellow"))
     lines += [_source(source, width) for source in status.get("sources", ())]
     if paths := [worker["path"] for worker in loading if worker.get("path")]:
         lines.append(_line("now ", ", ".join(_name(path) for path in paths), style="dim"))
     lines += [_line("! ", warning, style="yellow") for warning in list(status.get("warnings", ()))[-3:]]
-    lines += [_recent(item) for item in list(status.get("recent", ()))[-4:]]
+    troubles = [item for item in status.get("recent", ()) if item.get("state") in ("partial", "failed", "quarantined")]
+    lines += [_recent(item) for item in troubles[-4:]]
     return Group(*lines)
 
 
@@ -93,6 +112,15 @@ def _recent(item: _Row) -> Text:
     return _line(f"{state} ", f"{_name(item.get('path', ''))}{took}{clean_line(reason)}", style=style)
 
 
+def _encoders(encoders: Sequence[_Row]) -> list[str]:
+    """All devices as one, as there may be many."""
+    if len(encoders) < 2:
+        return [_encoder(encoder) for encoder in encoders]
+    tokens = sum(encoder.get("tokens_per_second") or 0 for encoder in encoders)
+    busy = sum(encoder.get("busy") or 0 for encoder in encoders) / len(encoders)
+    return [f"{len(encoders)} encoders {_count(tokens)} tokens/s {busy:.0%}"]
+
+
 def _encoder(encoder: _Row) -> str:
     busy = encoder.get("busy") or 0
     share = f" {busy:.0%}" if isinstance(busy, float) else ""
@@ -110,7 +138,7 @@ def ingesting(progress: _Row, width: int) -> Group:
     facts = [Text(fact) for fact in _rates(progress)]
     facts += _states({state: progress.get(state, 0) for state in ("unchanged", "failed", "quarantined", "skipped")})
     if facts:
-        lines.append(_facts(facts))
+        lines.append(_Facts(facts))
     if current := progress.get("current"):
         lines.append(_line("now ", ", ".join(_name(path) for path in current), style="dim"))
     return Group(*lines)
@@ -238,7 +266,7 @@ def state_of(status: _Row) -> Group:
     table = _facts_table()
     table.add_row("daemon", head)
     files: Mapping[str, int] = status.get("files", {})
-    table.add_row("files", _facts(_states(files)) if any(files.values()) else Text("none"))
+    table.add_row("files", _Facts(_states(files)) if any(files.values()) else Text("none"))
     table.add_row("chunks", _count(status.get("chunks") or 0))
     if status.get("eta_seconds"):
         table.add_row("left", spell_duration(status["eta_seconds"]))
@@ -272,6 +300,8 @@ def reason_of(why: _Row) -> Group:
     table.add_row("state", Text(clean_line(state), style=STYLES.get(state, "")))
     if why.get("reason"):
         table.add_row("reason", Text(clean(why["reason"]), overflow="fold"))
+    if why.get("detail"):
+        table.add_row("detail", Text(clean(why["detail"]), style="dim", overflow="fold"))
     if again := _again(why.get("retry_at")):
         table.add_row("next", again)
     for key in ("loader", "attempts", "chunks", "digest"):
@@ -315,7 +345,8 @@ def _bar(done: int, total: int, eta: float | None, width: int, *, scanning: bool
     label = f"{_count(done)} of {_count(total)}{'+' if scanning else ''}"
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(ratio=1)
-    bar = ProgressBar(total=max(total, 1), completed=done if total or scanning else 1)
+    full = done if total or scanning else 1
+    bar = ProgressBar(total=max(total, 1), completed=full, complete_style="cyan", finished_style="green")
     cells = [Text(label), Text(share)] + ([Text(end, style="cyan")] if end and width >= 50 else [])
     for _ in cells:
         grid.add_column(no_wrap=True)
@@ -323,14 +354,24 @@ def _bar(done: int, total: int, eta: float | None, width: int, *, scanning: bool
     return grid
 
 
-def _facts(parts: Sequence[Text]) -> Text:
-    """Side by side; wrapped between, not inside, where the terminal is narrow."""
-    line = Text()
-    for number, part in enumerate(parts):
-        if number:
-            line.append("  ")
-        line.append_text(Text(part.plain.replace(" ", "\u00a0"), style=part.style))
-    return line
+class _Facts:
+    """Side by side; wrapped between, never inside, where the terminal is narrow."""
+
+    def __init__(self, parts: Sequence[Text]) -> None:
+        self._parts = parts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for part in self._parts:
+            if line and line.cell_len + 2 + part.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line.append("  " if line else "").append_text(part)
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [part.cell_len for part in self._parts] or [0]
+        return Measurement(max(widths), sum(widths) + 2 * (len(widths) - 1)).with_maximum(options.max_width)
 
 
 def _states(files: Mapping[str, int]) -> list[Text]:

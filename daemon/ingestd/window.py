@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,8 @@ from ingestd.types import Tokens
 
 WINDOW_BATCHES = 8
 """A window holds so many batches: enough to sort texts by length, soon enough run that no document waits long."""
+WINDOW_SHARE = 4
+"""A document takes up to the fourth part of the room that those before it left in the window."""
 TARGET_SECONDS = 0.07
 """What a batch on a CPU should take, so that a question waits 100 ms at most even when a batch takes longer."""
 FIRST_BUDGET = 1024
@@ -49,11 +50,11 @@ Text = tuple[Job, int]
 class Window:
     """Texts of several documents, longest first, so that those of a batch are of nearly one length.
 
-    Each document in hand gives a batch's worth of texts in its turn, the oldest first: small documents are not held
-    up by a huge one, nor is the huge one by a stream of small ones.
+    Each document in hand, the oldest first, takes up to a quarter of the room that is left: they finish in about the
+    order in which they came, and yet small ones are not held up by a huge one, nor it by a stream of small ones.
     """
 
-    _waiting: deque[Job] = field(default_factory=deque)
+    _waiting: list[Job] = field(default_factory=list)
     _texts: list[Text] = field(default_factory=list)
     """Shortest first: batches are taken off the end."""
 
@@ -82,22 +83,18 @@ class Window:
     def _fill(self, budget: int) -> None:
         room = WINDOW_BATCHES * budget
         texts: list[tuple[int, int, Job, int]] = []
-        left: deque[Job] = deque()
-        while room > 0 and (self._waiting or left):
-            if not self._waiting:  # everyone had a turn
-                self._waiting, left = left, self._waiting
-            job = self._waiting.popleft()
-            offsets = job.tokens.offsets
-            reach = int(offsets[job.taken]) + min(budget, room)
-            stop = max(int(np.searchsorted(offsets, reach, "right")) - 1, job.taken + 1)
-            lengths = np.diff(offsets[job.taken : stop + 1]).tolist()
-            texts += [(length, -len(texts) - i, job, job.taken + i) for i, length in enumerate(lengths)]
-            room -= sum(lengths)
-            job.taken = stop
-            if stop < len(job.tokens):
-                left.append(job)
-        # Those that had their turn come after those that had none, still in the order of arrival.
-        self._waiting.extend(left)
+        while room > 0 and self._waiting:
+            for job in self._waiting:
+                offsets = job.tokens.offsets
+                reach = int(offsets[job.taken]) + room // WINDOW_SHARE
+                stop = max(int(np.searchsorted(offsets, reach, "right")) - 1, job.taken + 1)
+                lengths = np.diff(offsets[job.taken : stop + 1]).tolist()
+                texts += [(length, -len(texts) - i, job, job.taken + i) for i, length in enumerate(lengths)]
+                room -= sum(lengths)
+                job.taken = stop
+                if room <= 0:
+                    break
+            self._waiting = [job for job in self._waiting if job.taken < len(job.tokens)]
         texts.sort(key=lambda text: text[:2])
         self._texts = [(job, index) for _, _, job, index in texts]
 
@@ -114,8 +111,9 @@ class Budget:
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A batch of so many tokens took so long."""
-        # A batch much smaller than the budget says more about the cost of a call than about the rate.
-        if not self._adapt or seconds <= 0.0 or (2 * tokens < self.tokens and seconds < TARGET_SECONDS):
+        # A batch much smaller than the budget says more about the cost of a call than about the rate, except the first.
+        small = 2 * tokens < self.tokens and seconds < TARGET_SECONDS and self._rate > 0.0
+        if not self._adapt or seconds <= 0.0 or small:
             return
         rate = tokens / seconds
         self._rate = 0.7 * self._rate + 0.3 * rate if self._rate else rate

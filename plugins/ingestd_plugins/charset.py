@@ -46,12 +46,16 @@ _TERMINAL = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\
 
 
 def clean(text: str) -> str:
-    """`text` without control characters (line feed, tab and form feed stay) and without lone surrogates."""
+    """`text` without control characters (line feed and tab stay) and without lone surrogates."""
+    if "\f" in text:
+        text = text.replace("\f", " ")
     return _UNWANTED.sub("", text) if _UNWANTED.search(text) else text
 
 
 def blocks(file: File, declared: str | None = None) -> Iterator[str]:
     """The file's text in pieces that end at a line end where there is one, with "\\n" as the only line end.
+
+    Control characters are removed, but for tab and form feed, which parts pages.
 
     A byte order mark overrules `declared`, an encoding's name that the file itself states; valid UTF-8 comes next,
     then detection. Sets `encoding` and `encoding_confidence` (0 to 1) in `file.metadata`. Holds a few blocks at most.
@@ -84,6 +88,7 @@ def lines(file: File, declared: str | None = None) -> Iterator[str]:
     """The file's lines, each with its "\\n", cut where one is longer than a block."""
     carry = ""
     for block in blocks(file, declared):
+        block = block.replace("\f", " ")
         pieces = list(io.StringIO(carry + block, newline="\n"))  # `splitlines` splits at far more than line ends
         carry = pieces.pop() if pieces and not pieces[-1].endswith("\n") else ""
         if len(carry) > BLOCK:
@@ -239,7 +244,9 @@ def _choose(block: bytes, declared: str | None) -> tuple[str, float]:
             return "iso2022_jp_2", 0.95
         except UnicodeDecodeError:
             pass
-    whole = block[: block.rfind(b"\n") + 1] or block
+    whole = block[: block.rfind(b"\n") + 1]
+    if whole.isascii():
+        whole = block
     named = _named(declared)
     if named and named != "utf-8" and _fits(whole, named) and not _fits(whole, "utf-8"):
         return named, 0.95
@@ -263,7 +270,7 @@ def _fits(data: bytes, encoding: str) -> bool:
     try:
         data.decode(encoding)
     except UnicodeDecodeError as error:
-        return error.start >= len(data) - 4  # cut inside a character
+        return error.reason in _CUT and error.end >= len(data)  # cut inside a character
     except LookupError:  # a codec that is not for text
         return False
     return True
@@ -310,18 +317,28 @@ def _detect(sample: bytes) -> tuple[str, float]:
                 best = match
         elif (best.encoding, match.encoding) in swap and (match.encoding != "euc_jp" or _kana(str(match)) > 0.2):
             best = match
-    rivals = sum(1 for match in matches if match.encoding != best.encoding and str(match) != str(best))
+    text = str(best)
+    encoding = best.encoding
+    if encoding in _LATIN_TWINS and _fits(sample, "cp1252") and sample.decode("cp1252", "ignore") == text:
+        encoding = "cp1252"
     sure = 1 - best.chaos
-    if rivals:
+    tells = (encoding == "cp949" and _hangul(text) > 0.9) or (encoding in ("cp932", "euc_jp") and _kana(text) > 0.3)
+    if not tells and any(str(match) != text for match in matches):
         sure *= min(1.0, 0.5 + best.coherence / 2)
     foreign = len(sample) - len(sample.translate(None, bytes(range(0x80, 0x100))))
-    return best.encoding, sure * min(1.0, 0.5 + foreign / 40)
+    return encoding, sure * min(1.0, (0.75 if encoding.startswith("cp125") else 0.5) + foreign / 40)
 
 
 def _kana(text: str) -> float:
-    """Share of hiragana and katakana among what is not ASCII."""
-    foreign = [character for character in text if character > "\x7f"]
-    return sum("\u3041" <= character <= "\u30ff" for character in foreign) / max(1, len(foreign))
+    """Share of hiragana and katakana among the letters that are not ASCII."""
+    letters = [character for character in text if character > "\x7f" and character.isalpha()]
+    return sum("\u3041" <= character <= "\u30ff" for character in letters) / max(1, len(letters))
+
+
+def _hangul(text: str) -> float:
+    """Share of Korean syllables among the letters that are not ASCII."""
+    letters = [character for character in text if character > "\x7f" and character.isalpha()]
+    return sum("\uac00" <= character <= "\ud7a3" for character in letters) / max(1, len(letters))
 
 
 # --- control characters ---------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ def check(file: File, limit: int) -> None:
     try:
         with zipfile.ZipFile(file.path) as archive:
             members = archive.infolist()
+        end = file.path.stat().st_size
+        if any(not 0 <= member.header_offset < end for member in members):
+            raise ValueError("its directory points outside of the file")
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as error:
         raise DamagedFileError(f"damaged: {cause(error)}") from None
     if len(members) > MEMBERS:
@@ -41,9 +44,7 @@ def check(file: File, limit: int) -> None:
         raise EncryptedFileError("needs a password")
     size = sum(member.file_size for member in members)
     if size > limit:
-        raise LimitError(
-            f"{size} bytes when unpacked; the limit is {limit} (max_unpacked in [load.NAME] sets another)"
-        )
+        raise LimitError(f"{size} bytes when unpacked; the limit is {limit} (max_unpacked in [load.NAME] sets another)")
     if not any(member.filename == "[Content_Types].xml" for member in members):
         raise DamagedFileError("damaged: [Content_Types].xml is missing")
 

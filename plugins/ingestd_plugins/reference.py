@@ -31,7 +31,9 @@ class ReferenceModel:
         self.device, self.dtype = device, dtype
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()
             model = SentenceTransformer(str(settings.directory), device=str(device), local_files_only=True).to(dtype)
             model.eval()
             embeddings: Any = model.transformers_model.get_input_embeddings()  # type: ignore[union-attr]

@@ -81,12 +81,13 @@ class SqliteSink:
                 connection.execute("BEGIN IMMEDIATE")
                 results = [carry_out(connection, operation, fingerprint.dims) for operation in operations]
                 connection.execute("COMMIT")
-            return results
         except BaseException:
             # After a failed write neither cache nor full-text table can be trusted; closing rolls back.
             self._writer = None
             connection.close(True)
             raise
+        sqlite_file.shorten_log(connection, self._path)
+        return results
 
     # --- searching --------------------------------------------------------------------------------------------
 

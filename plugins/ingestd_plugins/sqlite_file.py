@@ -20,6 +20,9 @@ FILE = "index.sqlite"
 FORMAT = "1"
 """Version of the tables below; a file of another one is rebuilt, not converted."""
 
+LOG_LIMIT = 128 << 20
+"""Bytes of write-ahead log above which `shorten_log` acts; without searches in progress it never comes near."""
+
 REBUILD = "ingestd reindex"
 FIRST = "ingestd ingest PATH"
 
@@ -48,6 +51,8 @@ CREATE VIRTUAL TABLE terms USING fts5(
 );
 """
 
+BUSY_TIMEOUT = 10_000
+"""Milliseconds."""
 SHIFT = 32
 SPAN = 1 << SHIFT
 
@@ -102,7 +107,7 @@ def open_writer(path: Path, fingerprint: Fingerprint) -> apsw.Connection:
         with explained("open", path):
             connection = apsw.Connection(str(path))
         with explained("open", path, connection):
-            connection.set_busy_timeout(10_000)
+            connection.set_busy_timeout(BUSY_TIMEOUT)
             connection.execute(
                 "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"
                 "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-32768"
@@ -128,7 +133,7 @@ def open_reader(path: Path, fingerprint: Fingerprint) -> apsw.Connection:
         with explained("open", path):
             connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         with explained("open", path, connection):
-            connection.set_busy_timeout(10_000)
+            connection.set_busy_timeout(BUSY_TIMEOUT)
             # Vectors are read from the page cache of the kernel where they lie, not copied into a second cache.
             connection.execute("PRAGMA temp_store=MEMORY; PRAGMA mmap_size=1099511627776; PRAGMA cache_size=-8192")
             if not _has_tables(connection):
@@ -142,6 +147,23 @@ def open_reader(path: Path, fingerprint: Fingerprint) -> apsw.Connection:
         if connection is not None:
             connection.close(True)
         raise
+
+
+def shorten_log(connection: apsw.Connection, path: Path) -> None:
+    """Empty a write-ahead log that has grown because there was always a search that read from it.
+
+    Waits at most a second for the searches of this moment; those that begin meanwhile do not use the log.
+    """
+    try:
+        if path.with_name(path.name + "-wal").stat().st_size <= LOG_LIMIT:
+            return
+        connection.set_busy_timeout(1_000)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.set_busy_timeout(BUSY_TIMEOUT)
+    except (apsw.Error, OSError):
+        return  # what was committed is safe in the log, and the next write tries again
 
 
 def check(connection: apsw.Connection, path: Path, fingerprint: Fingerprint) -> None:

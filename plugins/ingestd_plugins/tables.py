@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
-from ingestd_plugins.charset import clean, lines
-from ingestd_plugins.jsontext import JsonSyntaxError, flatten
+from ingestd_plugins.charset import blocks, clean, lines
+from ingestd_plugins.jsontext import JsonSyntaxError, records
 from ingestd_plugins.rows import grouped, is_header, trimmed
 
 SNIFF_ROWS = 50
@@ -119,9 +119,9 @@ class JsonLoader:
         yield from _gathered(_records_by_line(file) if file.suffix in (".jsonl", ".ndjson") else _records(file))
 
 
-def _gathered(records: Iterable[list[str]]) -> Iterator[Element]:
+def _gathered(found: Iterable[list[str]]) -> Iterator[Element]:
     group = ""
-    for record in records:
+    for record in found:
         text = "\n".join(record)
         if group and len(group) + len(text) > RECORD:
             yield Element(group)
@@ -133,7 +133,7 @@ def _gathered(records: Iterable[list[str]]) -> Iterator[Element]:
 
 def _records(file: File) -> Iterator[list[str]]:
     try:
-        for record in flatten(lines(file)):
+        for record in records(blocks(file)):
             yield [clean(line) for line in record]
     except JsonSyntaxError as error:
         raise DamagedFileError(f"not JSON: {error}") from None
@@ -145,14 +145,14 @@ def _records_by_line(file: File) -> Iterator[list[str]]:
         if not line.strip():
             continue
         try:
-            records = list(flatten([line]))
+            found = list(records([line]))
         except JsonSyntaxError as error:
             bad += 1
             if bad <= 8:
                 file.warn(f"line {number} is not JSON and was left out: {error.reason}")
             continue
         good += 1
-        for record in records:
+        for record in found:
             yield [clean(text) for text in record]
     if bad and not good:
         raise DamagedFileError(f"none of its {bad} lines is JSON")

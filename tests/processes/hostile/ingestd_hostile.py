@@ -35,7 +35,8 @@ class HostileLoader:
     def hang_in_c(self, file: File, text: str) -> Iterator[Element]:
         yield Element("before the hang")
         libc = ctypes.PyDLL(None)  # keeps the interpreter's lock
-        libc.sleep(10_000)
+        while True:
+            libc.sleep(10_000)  # a signal wakes it
 
     def hang_in_sleep(self, file: File, text: str) -> Iterator[Element]:
         yield Element("before the hang", page=3)

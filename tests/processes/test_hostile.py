@@ -1,0 +1,184 @@
+"""Hostile loaders: each costs exactly its own file, with a reason, and nothing that it started stays alive."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
+
+LIMITS = {"deadline": "3s", "idle_deadline": "1500ms", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
+
+EXPECTED = {
+    "hang_in_c": "idle_deadline",
+    "hang_in_sleep": "idle_deadline of 1.5 s exceeded: no progress since page 3, element 1",
+    "hang_in_loop": "idle_deadline",
+    "hang_in_fork": "idle_deadline",
+    "hang_in_daemon": "idle_deadline",
+    "endless_nothing": "deadline of 3 s exceeded",
+    "eat_memory": "memory",
+    "eat_memory_in_child": "memory limit of 400 MiB exceeded",
+    "memory_error": "memory limit: MemoryError",
+    "fill_scratch": "File too large",
+    "exit": "exit code 3",
+    "exit 0": "exit code 0",
+    "system_exit": "SystemExit: goodbye",
+    "signal 11": "SIGSEGV",
+    "signal 6": "SIGABRT",
+    "signal 7": "SIGBUS",
+    "stack_overflow": "",
+    "recursion": "RecursionError",
+    "text_then_exception": "ValueError: half way",
+    "silent_exception": "ValueError",
+    "control_characters": "ValueError: bad",
+    "wrong_type": "yielded int, not Element",
+    "garbage": "bad frame",
+    "wrong_frame": "bad frame",
+    "negative_length": "bad frame",
+    "partial": "bad frame",
+    "oversized": "frame",
+    "close_descriptors": "the worker died",
+    "nothing_of_the_kind": "AttributeError",
+}
+"""Behaviour to what its reason says."""
+GOOD = ("noise", "change_state", "leave_daemon", "good", "slow 2.5")
+"""Behaviours that are no fault."""
+PARTIAL = ("endless", "huge")
+
+
+def strays() -> list[int]:
+    """Processes that hostile loaders started without a token."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"hostile-sleep" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_each_costs_its_own_file(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for behaviour in (*EXPECTED, *GOOD, *PARTIAL):
+        name = behaviour.replace(" ", "-").replace(".", "")
+        (folder / f"{name}.hostile").write_text(f"{behaviour}\nthe text of {behaviour}")
+    for number in range(30):
+        (folder / f"innocent{number}.md").write_text(f"# Innocent {number}\n\nNothing is wrong with number {number}.")
+    state = tmp_path / "state"
+    config = write_config(state, folder, load=LIMITS)
+    summary = ingest(config, folder, hostile=True)
+    reasons = {Path(f["path"]).stem: f["reason"] for f in summary["failures"]}
+    for behaviour, expected in EXPECTED.items():
+        reason = reasons.pop(behaviour.replace(" ", "-"))
+        assert expected in reason, behaviour
+        assert reason.isprintable()
+        assert len(reason) <= 600
+    assert not reasons
+    assert summary["quarantined"] == len(EXPECTED)
+    assert summary["indexed"] == 30 + len(GOOD) + len(PARTIAL)
+    assert not left_over(state)
+    assert not strays()
+    documents, _ = contents(state)
+    assert len(documents) == summary["indexed"]
+    assert not any("text_then_exception" in path for path in documents)
+    why = ingestd(config, "why", "--json", str(folder / "hang_in_sleep.hostile")).stdout
+    assert "in hang_in_sleep" in why  # the stack
+    assert "page 3, element 1" in why
+    for name in PARTIAL:
+        assert '"partial"' in ingestd(config, "why", "--json", str(folder / f"{name}.hostile")).stdout
+
+
+def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
+    count = 1000
+    rng = random.Random(7)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    kinds = ["exit"] * 50 + ["memory_error"] * 25 + ["eat_memory"] * 25 + ["hang_in_sleep"] * 15 + ["hang_in_c"] * 15
+    kinds += ["signal 11"] * 15 + ["signal 6"] * 15
+    kinds += ["good"] * (count - len(kinds))
+    rng.shuffle(kinds)
+    for number, kind in enumerate(kinds):
+        (folder / f"f{number:04}.hostile").write_text(f"{kind}\nfile number {number} says good morning")
+    state = tmp_path / "state"
+    config = write_config(state, folder, load={**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "1s"})
+    summary = ingest(config, folder, hostile=True, timeout=280)
+    bad = Counter(kind for kind in kinds if kind != "good")
+    found: Counter[str] = Counter()
+    for failure in summary["failures"]:
+        kind = kinds[int(Path(failure["path"]).stem[1:])]
+        assert kind != "good", failure
+        found[kind] += 1
+    assert found == bad
+    assert summary["quarantined"] == sum(bad.values())
+    assert summary["indexed"] == count - sum(bad.values())
+    assert not left_over(state)
+
+
+def test_strikes_follow_the_content(tmp_path: Path) -> None:
+    """Three attempts, then quarantine; a copy is not tried, a changed file is."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.hostile").write_text("exit\n")
+    state = tmp_path / "state"
+    config = write_config(state, folder, load={**LIMITS, "max_strikes": 3})
+    assert ingest(config, folder, hostile=True)["quarantined"] == 1
+    why = ingestd(config, "why", "--json", str(folder / "a.hostile")).stdout
+    assert why.count('"strike ') == 3
+    (folder / "b.hostile").write_text("exit\n")
+    assert ingest(config, folder, hostile=True)["quarantined"] == 2
+    why = ingestd(config, "why", "--json", str(folder / "b.hostile")).stdout
+    assert why.count('"strike ') == 0
+    assert "same content as a quarantined file" in why
+    (folder / "a.hostile").write_text("good\nnow it is")
+    assert ingest(config, folder, hostile=True)["indexed"] == 1
+    assert ingestd(config, "failures").stdout.count("b.hostile") == 1
+
+
+def test_the_sandbox_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    state = tmp_path / "state"
+    source = folder / "escape.hostile"
+    source.write_text(f"escape {state}\n")
+    before = source.read_bytes()
+    config = write_config(state, folder, load={**LIMITS, "sandbox": "required"})
+    with running(config, state, hostile=True) as daemon:
+        daemon.wait()
+        hits = daemon.call("search", text="refused succeeded", top=10, source=None, path=None)["hits"]
+    text = " ".join(hit["text"] for hit in hits)
+    assert text.count("refused") == 10, text
+    assert "succeeded" not in text
+    assert "own scratch works" in text
+    assert source.read_bytes() == before
+
+
+def test_healthy_files_are_not_struck_on_a_busy_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"f{number}.hostile").write_text(f"slow 0.5\n{number}")
+    state = tmp_path / "state"
+    config = write_config(state, folder, load={**LIMITS, "workers": 4, "deadline": "4s"})
+    burners = [os.fork() for _ in range(0)]
+    import subprocess
+    import sys
+
+    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(12)]
+    try:
+        summary = ingest(config, folder, hostile=True)
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    assert not burners
+    assert summary["quarantined"] == summary["failed"] == 0
+    assert summary["indexed"] == 40
