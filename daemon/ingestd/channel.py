@@ -142,10 +142,10 @@ class AsyncChannel(Generic[T]):
         data = encode(frame)
         async with self._sending:
             while not self._try_send(data, descriptors):
-                writable = self._loop.create_future()
-                self._loop.add_writer(self.socket, lambda: writable.done() or writable.set_result(None))
+                writable = asyncio.Event()
+                self._loop.add_writer(self.socket, writable.set)
                 try:
-                    await writable
+                    await writable.wait()
                 finally:
                     if self.socket.fileno() >= 0:
                         self._loop.remove_writer(self.socket)

@@ -356,7 +356,7 @@ def check_config(invocation: Invocation, json: bool) -> int:
             raise
         print_json({"valid": False, "file": None, "problems": error.message.splitlines(), "warnings": []})
         return WRONG
-    missing = [table.directory for table in config.watch if not os.path.isdir(table.directory)]  # noqa: PTH112
+    missing = [table.directory for table in config.watch if not os.path.isdir(table.directory)]
     warnings = [f"{directory} is not there, or not a directory" for directory in missing]
     if json:
         facts = {"state": str(config.state_directory), "sources": [table.name for table in config.watch]}

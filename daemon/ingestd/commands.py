@@ -17,6 +17,7 @@ from ingestd.config import Config
 from ingestd.control import Control
 from ingestd.daemon import Daemon, Lock
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
+from ingestd.types import display
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -63,7 +64,10 @@ async def _run(config: Config, progress: Progress | None) -> int:
     finally:
         closing = asyncio.ensure_future(daemon.close(drain))
         hurrying = asyncio.ensure_future(hurry.wait())
-        await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        while not closing.done() and not hurrying.done():
+            if progress is not None:
+                progress({**await daemon.status(), "stopping": True})
+            await asyncio.wait({closing, hurrying}, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
         if not closing.done():
             daemon.hurry()
@@ -76,7 +80,7 @@ def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dic
     paths = [os.path.abspath(path) for path in paths]
     for path in paths:
         if not os.path.lexists(path):
-            raise UsageError(f"there is no {reports.display(path)}")
+            raise UsageError(f"there is no {display(path)}")
     control = connect(config)
     if control is not None:
         summary: dict[str, Any] = {}

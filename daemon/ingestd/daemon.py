@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -68,6 +69,11 @@ class Lock:
         os.close(self._file)
 
 
+def _resolve(future: asyncio.Future[Any], value: Any, _: list[int]) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
 class Daemon:
     """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
 
@@ -124,7 +130,7 @@ class Daemon:
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
         await self._probe()
         await self._pools()
-        self.watching.on_readable = self.load_pool.renew
+        self.watching.on_readable = self._renew_load
         self._task(self.dispatcher.watchman.run(), "watchman")
         self._task(self.dispatcher.remove(), "remover")
         self.control = ControlServer(
@@ -148,10 +154,14 @@ class Daemon:
         await asyncio.to_thread(remove_tree, self.scratch)
         self._lock.release()
 
+    def _renew_load(self) -> None:
+        for pool in self.load_pools:
+            pool.renew()
+
     def hurry(self) -> None:
         """Stop now: kill what would otherwise be asked; the journal has everything."""
         self.dispatcher.hurry()
-        for pool in (self.load_pool, self.encode_pool, self.index_pool, *self.watching.pools):
+        for pool in (*self.load_pools, self.encode_pool, self.index_pool, *self.watching.pools):
             for worker in pool.workers:
                 worker.kill("stopped", "it was told to stop at once")
 
@@ -185,7 +195,7 @@ class Daemon:
             worker = Worker("probe", f"{self._prefix}.probe.{len(self._blocked)}", self.scratch / "probe")
             self.scratch.joinpath("probe").mkdir(exist_ok=True)
             found: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
-            worker.on_frame = lambda frame, _, found=found: found.done() or found.set_result(frame)  # type: ignore[misc]
+            worker.on_frame = functools.partial(_resolve, found)
             try:
                 await worker.start({"blocked": self._blocked}, PROBE_TIMEOUT)
                 waits: set[asyncio.Future[Any]] = {found, worker.died}
@@ -223,6 +233,13 @@ class Daemon:
         self.load_pool = self._pool(
             "load", self.config.load.workers or cores, self._load_settings, self.dispatcher.serve, spare=True
         )
+        self.load_pools = [self.load_pool]
+        for name, own in self.config.load.loaders.items():
+            if own.get("workers"):
+                self.dispatcher.own_pools.add(name)
+                serve = functools.partial(self.dispatcher.serve, pool=name)
+                self.load_pools.append(self._pool("load", own["workers"], self._load_settings, serve))
+        await self.journal.unroute(sorted(self.dispatcher.own_pools))
         self.encode_pool = self._pool("encode", 1, self._encode_settings, self._serve_encoder)
         self.encoders.pool = self.encode_pool
         self.index_pool = self._pool("index", 1, self._index_settings, self.indexer.serve)
@@ -244,7 +261,8 @@ class Daemon:
         await open_pool()
 
     async def _open_load(self) -> None:
-        self.load_pool.open()
+        for pool in self.load_pools:
+            pool.open()
         self.indexer.wanted.set()  # it starts while the first files are loaded
 
     async def _open_encoders(self) -> None:
@@ -425,7 +443,7 @@ class Daemon:
             "unchanged": outcomes["unchanged"], "failed": outcomes["failed"],
             "quarantined": outcomes["quarantined"], "skipped": outcomes["skipped"], "chunks": batch.chunks,
             "scanning": scanning,
-            "current": [display(worker.path) for worker in self.load_pool.workers if worker.path],
+            "current": [display(w.path) for pool in self.load_pools for w in pool.workers if w.path],
             "chunks_per_second": batch.chunks / seconds,
             "eta_seconds": left / rate if rate > 0 and not scanning else None,
         }  # fmt: skip

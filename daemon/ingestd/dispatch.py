@@ -164,6 +164,8 @@ class Dispatcher:
         self.causes = CommonCause()
         self.sources: dict[str, WatchTable] = {table.name: table for table in config.watch}
         self.roots: dict[str, bytes] = {}
+        self.own_pools: set[str] = set()
+        """Loaders that have workers of their own."""
         self.batches: dict[int, Batch] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=20)
         self.files_done = 0
@@ -172,9 +174,9 @@ class Dispatcher:
         self.wanted = asyncio.Event()
         """Set at the first need of a load worker."""
         self._jobs = itertools.count(1)
-        self._work = asyncio.Event()
+        self._work: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Condition()
-        self._claiming = asyncio.Lock()
+        self._claiming: dict[str, asyncio.Lock] = {}
         self._exclusive: Row | None = None
         self._alone_check = 0.0
         self._bytes = 0
@@ -183,7 +185,8 @@ class Dispatcher:
 
     def wake(self) -> None:
         """There may be work in the journal."""
-        self._work.set()
+        for work in self._work.values():
+            work.set()
 
     def document_path(self, row: Row) -> bytes:
         root = self.roots.get(row.source, b"/")
@@ -191,10 +194,10 @@ class Dispatcher:
 
     # --- load -------------------------------------------------------------------------------------------------
 
-    async def serve(self, worker: Worker) -> None:
-        """Give a load worker one file after the other."""
+    async def serve(self, worker: Worker, pool: str = "") -> None:
+        """Give a load worker one file after the other. `pool`: the loader whose own workers these are."""
         while not worker.leaving and worker.served < RECYCLE_FILES:
-            row = await self._next(worker)
+            row = await self._next(worker, pool)
             if row is None:
                 return
             if worker.died.done() or worker.leaving:
@@ -215,9 +218,10 @@ class Dispatcher:
                 async with self._changed:
                     self._changed.notify_all()
 
-    async def _next(self, worker: Worker) -> Row | None:
+    async def _next(self, worker: Worker, pool: str) -> Row | None:
         """The next file to load, when there is one, and credit for it; None when the worker is to go."""
-        async with self._claiming:
+        work = self._work.setdefault(pool, asyncio.Event())
+        async with self._claiming.setdefault(pool, asyncio.Lock()):
             while True:
                 async with self._changed:
                     await self._changed.wait_for(self._may_load)
@@ -227,18 +231,18 @@ class Dispatcher:
                 if pause > 0:
                     await asyncio.sleep(min(pause, IDLE_POLL))
                     continue
-                self._work.clear()
-                if time.monotonic() - self._alone_check > IDLE_POLL:
+                work.clear()
+                if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
                     self._alone_check = time.monotonic()
                     if rows := await self.journal.claim(1, alone=True):
                         async with self._changed:
                             await self._changed.wait_for(lambda: not self.watchman.attempts)
                         self._exclusive = rows[0]
                         return rows[0]
-                if rows := await self.journal.claim(1):
+                if rows := await self.journal.claim(1, pool=pool):
                     return rows[0]
                 try:
-                    await asyncio.wait_for(self._work.wait(), IDLE_POLL)
+                    await asyncio.wait_for(work.wait(), IDLE_POLL)
                 except TimeoutError:
                     pass
 
@@ -259,7 +263,7 @@ class Dispatcher:
             row=row,
             worker=worker,
             path=path,
-            limits=self.config.load,
+            limits=self.config.limits("", row.source),
             size=row.size or 0,
             started=time.monotonic(),
             alone=self._exclusive is row,
@@ -288,11 +292,16 @@ class Dispatcher:
             attempt.digest = identified.digest
             attempt.loader = identified.loader or ""
             attempt.tag = tag(identified)
-            attempt.limits = self.config.load.limits(attempt.loader)
+            attempt.limits = self.config.limits(attempt.loader, row.source)
             verdict = await self.journal.identified(
                 row, identified.stat, identified.digest, identified.loader, identified.loader_version,
                 attempt.limits.max_strikes,
             )  # fmt: skip
+            if verdict.action == "load" and attempt.loader in self.own_pools and row.pool != attempt.loader:
+                await worker.send(Drop(job=job))
+                await self.journal.route(row, attempt.loader)
+                self.wake()
+                return
             wait = self.causes.wait(attempt.loader)
             if verdict.action != "load" or wait:
                 await worker.send(Drop(job=job))
@@ -352,7 +361,7 @@ class Dispatcher:
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Future[None]) -> None:
-        self._finishing.discard(task)  # type: ignore[arg-type]
+        self._finishing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a document's outcome was not recorded; it is done again at the next start", exc_info=error)
 
@@ -370,7 +379,8 @@ class Dispatcher:
             self._outcome(attempt, Ended("unchanged", ended.batch), None, verdict.chunks)
         elif action == "rekey":
             document = self._document(attempt, identified, None)
-            written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=verdict.origin, document=document))
+            origin = verdict.origin
+            written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=origin, document=document))
             if written.missing or written.error:
                 # The origin went meanwhile: load it like any other.
                 await self._settle(attempt, "queued", "the copy's origin is gone")

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ WINDOW_TOKENS = 16_384
 WINDOW_DOCUMENTS = 256
 SILENCE = 60.0
 """Seconds without a frame after which an encoder that has work counts as hung; it speaks once a second."""
+SLOWEST = 100.0
+"""Tokens per second of a device whose rate is not known yet, at the worst."""
 SUSPECT_AFTER = 2
 """Encoders that died with a document in flight before it is tried alone."""
 POISON_KILLS = 2
@@ -146,10 +149,10 @@ class Encoders:
                     try:
                         await asyncio.wait_for(turn.wait(), SILENCE / 4)
                     except TimeoutError:
-                        if flight and time.monotonic() - worker.last_frame > SILENCE:
+                        if flight and time.monotonic() - worker.last_frame > self._patience(worker, flight.values()):
                             worker.capture_stack()
                             await asyncio.sleep(0.2)
-                            worker.kill("limit", f"no answer for {SILENCE:.0f} s")
+                            worker.kill("limit", f"no answer for {time.monotonic() - worker.last_frame:.0f} s")
                     continue
                 worker.served += 1
                 if job.done.done():  # its document was given up
@@ -174,6 +177,11 @@ class Encoders:
                 self._put(job, first=True)
             self.rates.pop(worker, None)
             self.busy.pop(worker, None)
+
+    def _patience(self, worker: Worker, flight: Iterable[Job]) -> float:
+        """Seconds of silence that are no sign of a hang: it cannot speak while it computes one batch."""
+        largest = max(job.tokens / max(1, job.texts) for job in flight)
+        return SILENCE + largest / max(self.rates.get(worker, 0.0), SLOWEST)
 
     def _answered(self, job: Job, answer: Any, descriptors: list[int]) -> None:
         if isinstance(answer, Encoded) and len(descriptors) == 1 and not job.done.done():

@@ -166,7 +166,7 @@ def absolute_paths(given: Sequence[str], base64: bool) -> list[bytes]:
         raise UsageError(f"--b64: a path is not base64: {error}") from None
     if not all(raw) or any(b"\0" in path for path in raw):
         raise UsageError("a path must not be empty or contain NUL")
-    return [os.path.abspath(path) for path in raw]  # noqa: PTH100
+    return [os.path.abspath(path) for path in raw]
 
 
 def print_json(value: Any) -> None:

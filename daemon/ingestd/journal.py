@@ -50,12 +50,13 @@ CREATE TABLE documents(
     state TEXT NOT NULL, gone INTEGER NOT NULL DEFAULT 0, fresh INTEGER NOT NULL DEFAULT 0,
     version INTEGER NOT NULL DEFAULT 0, batch INTEGER,
     retry_at REAL NOT NULL DEFAULT 0,
-    loading INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
+    pool TEXT NOT NULL DEFAULT '', loading INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
     reason TEXT, detail TEXT, warnings TEXT,
     loader TEXT, loader_version TEXT,
     indexed_digest BLOB, indexed_loader TEXT, chunks INTEGER NOT NULL DEFAULT 0,
     UNIQUE(source, path, member));
-CREATE INDEX queue ON documents(source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
+CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
 CREATE INDEX tombstones ON documents(id) WHERE state = 'queued' AND gone = 1;
 CREATE INDEX waiting ON documents(retry_at) WHERE state = 'failed';
 CREATE INDEX troubles ON documents(id) WHERE state IN ('failed', 'quarantined', 'partial');
@@ -109,6 +110,8 @@ class Row(msgspec.Struct, frozen=True):
     version: int
     batch: int | None
     retry_at: float
+    pool: str
+    """Whose load workers it is for: those of a loader with workers of its own, else ""."""
     loading: int
     attempts: int
     interruptions: int
@@ -223,13 +226,13 @@ class Journal:
                     delay = min(delay * 2, 5.0)
                     continue
                 self.trouble = None
-                for (_, future), (value, error) in zip(calls, outcomes, strict=True):
+                for (_, future), (value, failure) in zip(calls, outcomes, strict=True):
                     if not future.set_running_or_notify_cancel():
                         continue
-                    if error is None:
+                    if failure is None:
                         future.set_result(value)
                     else:
-                        future.set_exception(error)
+                        future.set_exception(failure)
                 break
         self._db.close()
 
@@ -299,7 +302,7 @@ class Journal:
                     " ON CONFLICT DO UPDATE SET device = excluded.device, inode = excluded.inode,"
                     " size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
                     " fresh = excluded.fresh, batch = coalesce(excluded.batch, batch), gone = 0,"
-                    " version = version + 1, retry_at = 0, attempts = 0, interruptions = 0, alone = 0,"
+                    " version = version + 1, retry_at = 0, attempts = 0, interruptions = 0, alone = 0, pool = '',"
                     " reason = NULL, detail = NULL,"
                     " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END",
                     (
@@ -313,8 +316,8 @@ class Journal:
 
     # --- attempts ---------------------------------------------------------------------------------------------
 
-    async def claim(self, limit: int, *, alone: bool = False) -> list[Row]:
-        """Files to load next, now `running`: fresh ones first, sources in turn.
+    async def claim(self, limit: int, *, pool: str = "", alone: bool = False) -> list[Row]:
+        """Files to load next by the workers of `pool`, now `running`: fresh ones first, sources in turn.
 
         `alone`: one that was interrupted so often that it is to run while no other file is loaded.
         """
@@ -334,9 +337,9 @@ class Journal:
                     found += [
                         id
                         for (id,) in db.execute(
-                            "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND source = ? AND fresh = ?"
-                            " AND retry_at <= ? AND alone = ? ORDER BY id LIMIT ?",
-                            (name, fresh, now, alone, share),
+                            "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND pool = ? AND source = ?"
+                            " AND fresh = ? AND retry_at <= ? AND alone = ? ORDER BY id LIMIT ?",
+                            (pool, name, fresh, now, alone, share),
                         )
                     ]
             self._turn += 1
@@ -408,6 +411,23 @@ class Journal:
             return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
 
         return await self.run(call)
+
+    async def route(self, row: Row, pool: str) -> None:
+        """Leave the file to the load workers of another pool."""
+
+        def call(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE documents SET state = 'queued', pool = ?, attempts = attempts - 1 WHERE id = ?", (pool, row.id)
+            )
+
+        await self.run(call)
+
+    async def unroute(self, pools: Sequence[str]) -> None:
+        """Files that are queued for a pool that is no more go back to all."""
+        marks = ", ".join("?" * len(pools))
+        await self.run(
+            lambda db: db.execute(f"UPDATE documents SET pool = '' WHERE pool != '' AND pool NOT IN ({marks})", pools)
+        )
 
     def loaded(self, row: Row) -> None:
         """From here on the end of the daemon says nothing about the file. Not waited for: a hint."""

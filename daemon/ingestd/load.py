@@ -25,7 +25,7 @@ from ingestd.detect import Detected, Detector
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
 from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
-from ingestd.plugins import Registry, discover
+from ingestd.plugins import discover
 from ingestd.types import Element, File, Loader, Part, display
 from ingestd.worker import describe, one_line, ready, step
 
@@ -113,6 +113,10 @@ class LoadWorker:
             answer = LoadFailed(job=job.job, kind="memory", reason=describe(error))
         except BaseException as error:
             answer = failure(job.job, error)
+            if isinstance(error, PermissionError) and sandbox.denies(job.path):
+                # It appeared where this worker's sandbox, a snapshot, does not reach: the next one sees it.
+                leave = True
+                answer = LoadFailed(job=job.job, kind="changed", reason="it lies outside this worker's sandbox")
         if os.getpid() != self.pid:  # a child that a loader forked ran on into this loop
             os._exit(1)
         if answer is None:
@@ -158,10 +162,9 @@ class LoadWorker:
             reading = Reading(file, loader, answer.limits, cut)
             chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
             after = os.fstat(descriptor)
-            if stat_of(after) != stat_of(before):
-                # An unlinked or chmod-ed file has the same content still; a written one has not.
-                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                    return LoadFailed(job=job.job, kind="changed", reason="it changed while it was read"), []
+            # An unlinked or chmod-ed file has the same content still; a written one has not.
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                return LoadFailed(job=job.job, kind="changed", reason="it changed while it was read"), []
         if chunked.unknown_share > UNKNOWN_SHARE:
             file.warn(
                 f"{chunked.unknown_share:.0%} of the tokens are unknown to the model: it may not know this language;"
@@ -380,7 +383,7 @@ def shorten(answer: Loaded | LoadFailed) -> Loaded | LoadFailed:
         encode(answer)
     except IngestdError:
         if isinstance(answer, Loaded):
-            metadata = {key: value for key, value in list(answer.metadata.items())[:16]}
+            metadata = dict(list(answer.metadata.items())[:16])
             return msgspec.structs.replace(answer, warnings=answer.warnings[:16], metadata=metadata)
         return msgspec.structs.replace(answer, detail=answer.detail[: FRAME_LIMIT // 16])
     return answer

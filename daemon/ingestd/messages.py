@@ -27,7 +27,7 @@ class Frame(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 # --- every worker ---------------------------------------------------------------------------------------------
 
 
-class Start(Frame):
+class Start(Frame, frozen=True, kw_only=True):
     """First frame to a worker."""
 
     stage: str
@@ -38,14 +38,14 @@ class Start(Frame):
     """What this stage needs of the configuration; see the stage's module."""
 
 
-class Ready(Frame):
+class Ready(Frame, frozen=True, kw_only=True):
     """First frame from a worker: it can take work."""
 
     version: Short
     info: dict[str, Any] = {}
 
 
-class StartFailed(Frame):
+class StartFailed(Frame, frozen=True, kw_only=True):
     """The worker cannot start, and says why before it exits. `fatal`: another start would not help."""
 
     reason: Reason
@@ -54,7 +54,7 @@ class StartFailed(Frame):
     """The next command to type."""
 
 
-class Stop(Frame):
+class Stop(Frame, frozen=True, kw_only=True):
     """Finish what is in hand and exit with code 0."""
 
 
@@ -71,7 +71,7 @@ class Stat(msgspec.Struct, frozen=True, array_like=True):
     ctime_ns: int
 
 
-class Load(Frame):
+class Load(Frame, frozen=True, kw_only=True):
     """Open the file, say what it is (`Identified`), and wait for `Proceed` or `Drop`."""
 
     job: int
@@ -81,7 +81,7 @@ class Load(Frame):
     """Directory of this attempt, made and removed by the supervisor."""
 
 
-class Identified(Frame):
+class Identified(Frame, frozen=True, kw_only=True):
     """The file was opened and read once: its digest, its type and who loads it (None: no loader)."""
 
     job: int
@@ -92,7 +92,7 @@ class Identified(Frame):
     loader_version: Short = ""
 
 
-class Proceed(Frame):
+class Proceed(Frame, frozen=True, kw_only=True):
     """Load it. Descriptor, if any: a blob of the 16-byte hashes of chunks whose vectors the index has."""
 
     job: int
@@ -102,13 +102,13 @@ class Proceed(Frame):
     """The loader's own options."""
 
 
-class Drop(Frame):
+class Drop(Frame, frozen=True, kw_only=True):
     """Do not load it: the index has this content already, or no loader takes it."""
 
     job: int
 
 
-class Loaded(Frame):
+class Loaded(Frame, frozen=True, kw_only=True):
     """Descriptors: chunks (msgpack list of `Chunk`), token ids of the fresh ones (`encode.pack_tokens`), and the
     16-byte hashes of all chunks, in order. `leave`: the worker is not fit for another file."""
 
@@ -127,7 +127,7 @@ class Loaded(Frame):
     leave: bool = False
 
 
-class LoadFailed(Frame):
+class LoadFailed(Frame, frozen=True, kw_only=True):
     """The attempt failed inside the worker, which is still fit for the next file unless `leave` is set."""
 
     job: int
@@ -143,7 +143,7 @@ class LoadFailed(Frame):
 # --- encode ---------------------------------------------------------------------------------------------------
 
 
-class Encode(Frame):
+class Encode(Frame, frozen=True, kw_only=True):
     """Descriptor: the document's token ids (`encode.pack_tokens`). `start:stop` picks some of its texts."""
 
     job: int
@@ -151,7 +151,7 @@ class Encode(Frame):
     stop: int | None = None
 
 
-class Encoded(Frame):
+class Encoded(Frame, frozen=True, kw_only=True):
     """Descriptor: float32 (texts, dims), raw. `seconds`: device time that these texts took."""
 
     job: int
@@ -160,24 +160,24 @@ class Encoded(Frame):
     seconds: float
 
 
-class EncodeFailed(Frame):
+class EncodeFailed(Frame, frozen=True, kw_only=True):
     job: int
     reason: Reason
 
 
-class EncodeQuery(Frame):
+class EncodeQuery(Frame, frozen=True, kw_only=True):
     """Encode a question with the query prompt, before the next batch."""
 
     job: int
     text: str
 
 
-class QueryVector(Frame):
+class QueryVector(Frame, frozen=True, kw_only=True):
     job: int
     vector: Annotated[bytes, msgspec.Meta(max_length=65536)]
 
 
-class EncoderLoad(Frame):
+class EncoderLoad(Frame, frozen=True, kw_only=True):
     """Sent once a second by an encode worker: how the last second was spent."""
 
     tokens: Count
@@ -190,25 +190,25 @@ class EncoderLoad(Frame):
 # --- index ----------------------------------------------------------------------------------------------------
 
 
-class IndexReplace(Frame):
+class IndexReplace(Frame, frozen=True, kw_only=True):
     """Descriptors: chunks, and vectors of the fresh ones where there are any."""
 
     job: int
     document: Document
 
 
-class IndexRekey(Frame):
+class IndexRekey(Frame, frozen=True, kw_only=True):
     job: int
     origin: str
     document: Document
 
 
-class IndexRemove(Frame):
+class IndexRemove(Frame, frozen=True, kw_only=True):
     job: int
     doc_id: str
 
 
-class IndexWritten(Frame):
+class IndexWritten(Frame, frozen=True, kw_only=True):
     """Durable. See `types.Written`."""
 
     job: int
@@ -217,14 +217,14 @@ class IndexWritten(Frame):
     error: Reason | None = None
 
 
-class IndexUnavailable(Frame):
+class IndexUnavailable(Frame, frozen=True, kw_only=True):
     """The store cannot be written now; the operation is to be sent again later."""
 
     job: int
     reason: Reason
 
 
-class IndexSearch(Frame):
+class IndexSearch(Frame, frozen=True, kw_only=True):
     job: int
     text: str
     vector: bytes
@@ -233,7 +233,7 @@ class IndexSearch(Frame):
     path: str | None = None
 
 
-class IndexHits(Frame):
+class IndexHits(Frame, frozen=True, kw_only=True):
     """Descriptor: msgpack list of `types.Hit`."""
 
     job: int
@@ -243,7 +243,7 @@ class IndexHits(Frame):
 # --- watch ----------------------------------------------------------------------------------------------------
 
 
-class WatchSource(Frame):
+class WatchSource(Frame, frozen=True, kw_only=True):
     """Watch a directory, or, with `once`, scan it and say `Scanned`.
 
     The worker reads the journal (read only) to report differences alone.
@@ -264,11 +264,11 @@ class WatchSource(Frame):
     once: bool = False
 
 
-class Unwatch(Frame):
+class Unwatch(Frame, frozen=True, kw_only=True):
     job: int
 
 
-class Rescan(Frame):
+class Rescan(Frame, frozen=True, kw_only=True):
     """Compare folder and journal now."""
 
     job: int
@@ -287,7 +287,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """Only with `once`: the journal has exactly this file, but is not done with it."""
 
 
-class Changes(Frame):
+class Changes(Frame, frozen=True, kw_only=True):
     """Acknowledged once they are in the journal; a worker has at most a few of these in flight."""
 
     job: int
@@ -295,12 +295,12 @@ class Changes(Frame):
     changes: list[Change]
 
 
-class ChangesTaken(Frame):
+class ChangesTaken(Frame, frozen=True, kw_only=True):
     job: int
     serial: int
 
 
-class Scanned(Frame):
+class Scanned(Frame, frozen=True, kw_only=True):
     """A scan ended. `error`: the directory could not be listed; nothing was taken for deleted."""
 
     job: int
@@ -314,14 +314,14 @@ class Scanned(Frame):
     error: Reason | None = None
 
 
-class Settling(Frame):
+class Settling(Frame, frozen=True, kw_only=True):
     """How many paths wait until they are unchanged for the settle time; sent when it changes, once a second at most."""
 
     job: int
     count: Count
 
 
-class WatchWarning(Frame):
+class WatchWarning(Frame, frozen=True, kw_only=True):
     job: int
     reason: Reason
 
@@ -347,7 +347,7 @@ class PluginError(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Manifest(Frame):
+class Manifest(Frame, frozen=True, kw_only=True):
     """All that the supervisor ever sees of the plugins."""
 
     items: list[PluginItem]

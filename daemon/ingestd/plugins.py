@@ -32,7 +32,8 @@ def discover(*hooks: str, block: Iterable[str] = (), trying: Callable[[str], Non
     """Import every plugin and call the named hooks ("loaders", "engines", "sinks").
 
     `block`: names of plugins to leave out, since the probe worker did not survive them. `trying` is told each name
-    before it is imported. A plugin that fails to import or to validate is an entry of `Registry.errors`; the others are not affected.
+    before it is imported. A plugin that fails to import or to validate is an entry of `Registry.errors`; the others
+    are not affected.
     """
     registry = Registry()
     for entry in _entries():

@@ -94,7 +94,7 @@ def descendants(pid: int) -> list[int]:
 
     A child whose parents died is here only if an ancestor below `pid`, or `pid`, is a subreaper.
     """
-    if not os.path.exists("/proc/thread-self/children"):  # noqa: PTH110  (a kernel without CONFIG_PROC_CHILDREN)
+    if not os.path.exists("/proc/thread-self/children"):
         return _descendants_by_scan(pid)
     found: dict[int, None] = {}
     waiting = [pid]

@@ -160,7 +160,7 @@ def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int) -> dict[
     total = states(files, daemon.watching.settling)
     per_file, per_chunk = daemon.rates()
     left = total["queued"] + total["running"]
-    pools = [*daemon.watching.pools, daemon.load_pool, daemon.encode_pool, daemon.index_pool]
+    pools = [*daemon.watching.pools, *daemon.load_pools, daemon.encode_pool, daemon.index_pool]
     sources = [
         {
             "name": name,

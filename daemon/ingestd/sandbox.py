@@ -177,7 +177,7 @@ def _rules(policy: Policy) -> Iterator[Rule]:
     for path in _DEVICES:
         yield path, landlock.DEVICE
     for path in policy.write:
-        if not os.path.isdir(path):  # noqa: PTH112
+        if not os.path.isdir(path):
             raise IngestdError(f"the sandbox cannot open {path} for writing: there is no such directory")
         yield path, landlock.WRITE
 
@@ -192,7 +192,7 @@ def _python() -> list[str]:
             for value in [*getattr(module, "MAPPING", {}).values(), *getattr(module, "NAMESPACES", {}).values()]:
                 paths.update([value] if isinstance(value, str) else value)
     # A script's directory is on sys.path: that of a script in / would open everything.
-    return [path for path in paths if os.path.isabs(path) and path != "/"]  # noqa: PTH117
+    return [path for path in paths if os.path.isabs(path) and path != "/"]
 
 
 # --- capabilities ---------------------------------------------------------------------------------------------

@@ -223,18 +223,18 @@ class _Reading:
         if given := self.environ.get("STATE_DIRECTORY"):
             return given.split(":")[0]
         home = self.environ.get("XDG_STATE_HOME", "")
-        return os.path.join(home, "ingestd") if os.path.isabs(home) else StateTable().directory  # noqa: PTH117, PTH118
+        return os.path.join(home, "ingestd") if os.path.isabs(home) else StateTable().directory
 
     def _directory(self, key: Key, text: str) -> str:
         base = self.file.absolute().parent if self.file and key not in self.origins else Path.cwd()
         home = self.environ.get("HOME")
         if home and (text == "~" or text.startswith("~/")):
             text = home + text[1:]
-        expanded = os.path.expanduser(text)  # noqa: PTH111
+        expanded = os.path.expanduser(text)
         if expanded.startswith("~"):
             self._problem(key, f"there is no home directory for {expanded.split('/')[0]}")
         # Not resolved: symbolic links stay as written, and no directory that may hang is touched.
-        return os.path.normpath(os.path.join(base, expanded))  # noqa: PTH118
+        return os.path.normpath(os.path.join(base, expanded))
 
     def _source(self, position: int, source: dict[str, Any], before: list[dict[str, Any]], private: list[str]) -> None:
         key: Key = ("watch", position)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import os
 import shutil
 import signal
@@ -20,8 +19,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 import ingestd
 from ingestd import channel, process
@@ -117,7 +114,8 @@ class Worker:
         )
         try:
             await self.channel.send(start)
-            await asyncio.wait({self._ready, self.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            waits: set[asyncio.Future[Any]] = {self._ready, self.died}
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except ConnectionError:
             await asyncio.wait({self.died}, timeout=timeout)
         except BaseException:
@@ -228,7 +226,7 @@ class Worker:
         await self.end()
 
     def kill(self, cause: Cause, reason: str) -> None:
-        """SIGKILL to the worker and everything below it, in a moment, while its children can be told by their parent."""
+        """SIGKILL to the worker and everything below it, while its children can be told by their parent."""
         if not self.died.done() and self._killing is None:
             self._death = self._death or (cause, reason)
             self._killing = asyncio.ensure_future(asyncio.to_thread(process.destroy, self.pid, self.token))

@@ -73,6 +73,7 @@ def describe(error: BaseException) -> str:
 def main() -> None:
     channel_fd, page_fd, stack_fd, parent = (int(argument) for argument in sys.argv[1:5])
     process.set_parent_death_signal(parent)
+    process.mark(os.environ[process.TOKEN])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal goes to the group; the supervisor decides
     faulthandler.register(signal.SIGUSR1, os.fdopen(stack_fd, "w", closefd=False), all_threads=True, chain=False)
     faulthandler.enable(os.fdopen(stack_fd, "w", closefd=False), all_threads=True)
@@ -98,8 +99,8 @@ def main() -> None:
         if not isinstance(error, IngestdError):
             traceback.print_exc()
         try:
-            known = isinstance(error, IngestdError)
-            channel.send(StartFailed(reason=reason, fatal=known, command=error.command if known else None))
+            command = error.command if isinstance(error, IngestdError) else None
+            channel.send(StartFailed(reason=reason, fatal=isinstance(error, IngestdError), command=command))
         except OSError:
             pass
         sys.stderr.flush()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ingestd.errors import DamagedFileError, EncryptedFileError, FileError, LimitError
 from ingestd.types import File
@@ -15,6 +17,8 @@ from ingestd.types import File
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SCAN = 1 << 20
 MEMBERS = 65_535
+
+T = TypeVar("T")
 
 
 def check(file: File, limit: int) -> None:
@@ -64,6 +68,55 @@ def reading(file: File) -> Iterator[None]:
         raise
     except content_errors() as error:
         raise DamagedFileError(f"damaged: {cause(error)}") from error
+
+
+def opened(file: File, open_package: Callable[[str], T]) -> T:
+    """The package that `open_package` makes of the file's path.
+
+    The libraries refuse a file over one lost picture or one damaged style; then it is opened once more without what
+    is lost, with a warning. Raises `DamagedFileError`.
+    """
+    with reading(file):
+        try:
+            return open_package(str(file.path))
+        except content_errors():
+            mended, left_out = _mended(file)
+            if not left_out:
+                raise
+        package = open_package(str(mended))
+    file.warn(f"missing or damaged in the file: {', '.join(sorted(left_out)[:20])}")
+    return package
+
+
+def _mended(file: File) -> tuple[Path, set[str]]:
+    """A copy in which nothing refers to members that are not there or are no XML, and the names of those."""
+    from lxml import etree
+
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    target = file.scratch / f"mended{file.suffix}"
+    left_out: set[str] = set()
+    with zipfile.ZipFile(file.path) as source, zipfile.ZipFile(target, "w") as copy:
+        good: dict[str, bytes] = {}
+        for member in source.infolist():
+            try:
+                data = source.read(member)
+                if member.filename.endswith((".xml", ".rels")):
+                    etree.fromstring(data, parser)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, etree.XMLSyntaxError):
+                continue
+            good[member.filename] = data
+        for name, data in good.items():
+            if name.endswith(".rels"):
+                root = etree.fromstring(data, parser)
+                base = posixpath.dirname(posixpath.dirname(name))
+                for relation in list(root):
+                    path = posixpath.normpath(posixpath.join("/", base, relation.get("Target", ""))).lstrip("/")
+                    if relation.get("TargetMode") != "External" and path not in good:
+                        left_out.add(path)
+                        root.remove(relation)
+                data = etree.tostring(root)
+            copy.writestr(name, data)
+    return target, left_out
 
 
 def content_errors() -> tuple[type[Exception], ...]:

@@ -36,10 +36,10 @@ class SlidesLoader:
     def load(self, file: File) -> Iterator[Element]:
         """Title, text, tables, charts, diagrams and notes of each slide; `page` is the slide's number."""
         ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
-        with ooxml.reading(file):
-            from pptx.package import Package
+        from pptx.package import Package
 
-            package = Package.open(str(file.path))
+        package = ooxml.opened(file, Package.open)
+        with ooxml.reading(file):
             presentation = package.presentation_part.presentation
             slides = list(presentation.slides._sldIdLst)
         _properties(file, package)

@@ -71,6 +71,8 @@ class TorchEngine:
         torch.set_num_threads(1)
         if self._device.type == "cpu":
             _keep_freed_memory()
+        else:  # else pinned memory and synchronising would also open the first device
+            torch.cuda.set_device(self._device)
         normalize = options.get("normalize")
         self._normalize = self._settings.normalize if normalize is None else bool(normalize)
         verify(self._settings.directory)

@@ -41,10 +41,10 @@ class WordLoader:
     def load(self, file: File) -> Iterator[Element]:
         """Body in order; text boxes, footnotes and comments behind their paragraph; headers and footers once, last."""
         ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
-        with ooxml.reading(file):
-            from docx.package import Package
+        from docx.package import Package
 
-            package = Package.open(str(file.path))
+        package = ooxml.opened(file, Package.open)
+        with ooxml.reading(file):
             main = package.main_document_part
             body = _root(main).find(f"{_W}body")
             if body is None:
