@@ -816,3 +816,12 @@ def test_formatted_empty_rows_cost_little_and_wrong_dimensions_lose_nothing(load
     assert time.monotonic() - start < 2
     assert texts(found) == ["Sheet", "a: last; b: cell"]
     assert "5000 empty rows" in file.warnings[0]
+
+
+def test_styles_that_the_library_refuses_do_not_lose_the_cells(load: Load) -> None:
+    data = edited(
+        FORMATS[".xlsx"], {"xl/styles.xml": lambda xml: xml.replace(b"<fills", b"<fills><fill><x/></fill></fills><f")}
+    )
+    file, found = load("a.xlsx", data)
+    assert "taper before race day" in "".join(texts(found))
+    assert file.warnings == ["missing or damaged in the file: xl/styles.xml"]

@@ -259,6 +259,13 @@ def test_an_interrupted_installation_is_finished_by_the_next_run(checkout: Path)
     assert done.returncode == 0, done.stderr
 
 
+def test_the_second_command_passes_its_arguments_to_pytest(checkout: Path) -> None:
+    (checkout / "daemon" / "pytest.py").write_text("import os, sys; print(sys.argv[1:], os.getcwd()); sys.exit(5)")
+    done = quickstart(checkout, "test", "-k", "one or two")
+    assert done.returncode == 5, done.stderr
+    assert done.stdout.splitlines()[-1] == f"['-k', 'one or two'] {checkout}"
+
+
 def test_a_wrong_command_is_told_the_right_ones(checkout: Path) -> None:
     done = quickstart(checkout, "tset")
     assert done.returncode == 2

@@ -368,8 +368,8 @@ class Dispatcher:
     async def _dropped(self, attempt: Attempt, identified: Identified, action: str, verdict: Any) -> None:
         """What was identified needs no loading."""
         row = attempt.row
+        document = self._document(attempt, identified, verdict.title, verdict.metadata)
         if action == "unchanged":
-            document = self._document(attempt, identified, None)
             written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=row.doc_id, document=document))
             if written.missing:
                 await self.journal.forget(row)
@@ -378,7 +378,6 @@ class Dispatcher:
             ended = await self.journal.settle(row, "indexed", "unchanged content", keep_warnings=True)
             self._outcome(attempt, Ended("unchanged", ended.batch), None, verdict.chunks)
         elif action == "rekey":
-            document = self._document(attempt, identified, None)
             origin = verdict.origin
             written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=origin, document=document))
             if written.missing or written.error:
@@ -387,7 +386,7 @@ class Dispatcher:
                 return
             ended = await self.journal.indexed(
                 row, identified.digest, attempt.tag, chunks=written.chunks, hashes=None, origin=verdict.origin,
-                event="copied from the same content",
+                title=verdict.title, metadata=verdict.metadata, event="copied from the same content",
             )  # fmt: skip
             self._outcome(attempt, ended, None, written.chunks)
         elif action == "quarantine":
@@ -399,15 +398,16 @@ class Dispatcher:
                 await self.journal.forget(row)
             await self._settle(attempt, "skipped", "no loader", reason=f"no loader for {identified.media_type}")
 
-    def _document(self, attempt: Attempt, identified: Identified, loaded: Loaded | None) -> Document:
+    def _document(
+        self, attempt: Attempt, identified: Identified, title: str | None, metadata: dict[str, Any]
+    ) -> Document:
         row = attempt.row
         source = self.sources.get(row.source)
-        title = (loaded.title if loaded else None) or os.path.splitext(display(os.path.basename(row.path)))[0]
         return Document(
             doc_id=row.doc_id,
             source=row.source,
             path=attempt.path,
-            title=title,
+            title=title or os.path.splitext(display(os.path.basename(row.path)))[0],
             media_type=identified.media_type,
             size=identified.stat.size,
             mtime_ns=identified.stat.mtime_ns,
@@ -415,7 +415,7 @@ class Dispatcher:
             loader=identified.loader or "",
             category_id=source.category_id if source else None,
             category_path=source.category_path if source else None,
-            metadata={**(loaded.metadata if loaded else {}), **(source.metadata if source else {})},
+            metadata={**metadata, **(source.metadata if source else {})},
         )
 
     async def _finish(self, attempt: Attempt, identified: Identified, loaded: Loaded, descriptors: list[int]) -> None:
@@ -426,7 +426,7 @@ class Dispatcher:
         try:
             if loaded.fresh:
                 vectors = await self.encoders.encode(tokens, loaded.fresh, loaded.tokens)
-            document = self._document(attempt, identified, loaded)
+            document = self._document(attempt, identified, loaded.title, loaded.metadata)
             sent = [chunks] if vectors is None else [chunks, vectors]
             written = await self.indexer.write(lambda job: IndexReplace(job=job, document=document), sent)
             if written.missing:
@@ -441,7 +441,7 @@ class Dispatcher:
             warnings = [one_line(warning) for warning in loaded.warnings]
             ended = await self.journal.indexed(
                 row, identified.digest, attempt.tag, chunks=written.chunks, hashes=known,
-                partial=loaded.partial, warnings=warnings,
+                partial=loaded.partial, warnings=warnings, title=loaded.title, metadata=loaded.metadata,
                 event=f"indexed: {written.chunks} chunks, {loaded.fresh} of them encoded",
             )  # fmt: skip
             self._outcome(attempt, ended, loaded.partial, written.chunks)

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +66,8 @@ class Encoders:
         self.rates: dict[Worker, float] = {}
         """Tokens per second while busy."""
         self.busy: dict[Worker, float] = {}
+        self.spent: Counter[str] = Counter()
+        """Seconds that all devices told of, by what they did: "busy", "input" and "output" (waiting), "rest"."""
         self.tokens = 0
         self._numbers = itertools.count(1)
         self._queue: deque[Job] = deque()
@@ -199,6 +201,10 @@ class Encoders:
             os.close(descriptor)
         if isinstance(frame, EncoderLoad):
             self.busy[worker] = frame.busy
+            shares: Counter[str] = Counter(frame.idle)  # type: ignore[arg-type]
+            shares["busy"] = frame.busy  # type: ignore[assignment]
+            shares["rest"] = max(0.0, 1.0 - sum(shares.values()))  # type: ignore[assignment]
+            self.spent.update(shares)
             if frame.busy > 0.05 and frame.tokens:
                 rate = frame.tokens / frame.busy
                 self.rates[worker] = 0.7 * self.rates.get(worker, rate) + 0.3 * rate

@@ -54,7 +54,7 @@ CREATE TABLE documents(
     attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
     reason TEXT, detail TEXT, warnings TEXT,
     loader TEXT, loader_version TEXT,
-    indexed_digest BLOB, indexed_loader TEXT, chunks INTEGER NOT NULL DEFAULT 0,
+    indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, chunks INTEGER NOT NULL DEFAULT 0,
     UNIQUE(source, path, member));
 CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
 CREATE INDEX tombstones ON documents(id) WHERE state = 'queued' AND gone = 1;
@@ -152,6 +152,9 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str | None = None
     detail: str | None = None
     chunks: int = 0
+    title: str | None = None
+    """Title and metadata that the loader found, of a file that is not loaded again."""
+    metadata: dict[str, Any] = {}
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
@@ -388,7 +391,8 @@ class Journal:
                 return Verdict("skip", chunks=row.chunks)
             tag = f"{loader} {loader_version}"
             if row.indexed_digest == digest and row.indexed_loader == tag:
-                return Verdict("unchanged", chunks=row.chunks)
+                title, metadata = db.execute("SELECT title, metadata FROM documents WHERE id = ?", (row.id,)).fetchone()
+                return Verdict("unchanged", chunks=row.chunks, title=title, metadata=json.loads(metadata or "{}"))
             strikes = 0
             struck = db.execute(
                 "SELECT count, quarantined, reason, detail, loader FROM strikes WHERE digest = ?", (digest,)
@@ -401,12 +405,13 @@ class Journal:
                 else:
                     strikes = struck[0]
             origin = db.execute(
-                "SELECT source, path, member FROM documents WHERE indexed_digest = ? AND indexed_loader = ? AND id != ?"
-                " LIMIT 1",
+                "SELECT source, path, member, title, metadata FROM documents"
+                " WHERE indexed_digest = ? AND indexed_loader = ? AND id != ? LIMIT 1",
                 (digest, tag, row.id),
             ).fetchone()
             if origin is not None:
-                return Verdict("rekey", origin=document_id(*origin), strikes=strikes)
+                *key, title, metadata = origin
+                return Verdict("rekey", document_id(*key), title=title, metadata=json.loads(metadata or "{}"))
             known = db.execute("SELECT hashes FROM hashes WHERE document = ?", (row.id,)).fetchone()
             return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
 
@@ -448,6 +453,8 @@ class Journal:
         origin: str | None = None,
         partial: str | None = None,
         warnings: Sequence[str] = (),
+        title: str | None = None,
+        metadata: dict[str, Any] | None = None,
         event: str = "indexed",
     ) -> Ended:
         """The index has committed the document.
@@ -458,8 +465,9 @@ class Journal:
         def call(db: sqlite3.Connection) -> Ended:
             state = "partial" if partial else "indexed"
             db.execute(
-                "UPDATE documents SET indexed_digest = ?, indexed_loader = ?, chunks = ? WHERE id = ?",
-                (digest, loader, chunks, row.id),
+                "UPDATE documents SET indexed_digest = ?, indexed_loader = ?, chunks = ?, title = ?, metadata = ?"
+                " WHERE id = ?",
+                (digest, loader, chunks, title, json.dumps(metadata) if metadata else None, row.id),
             )
             if hashes is not None:
                 db.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?)", (row.id, hashes))

@@ -16,7 +16,7 @@ from typing import Any, Final
 import ingestd
 from ingestd import process
 from ingestd.channel import Channel
-from ingestd.errors import IngestdError
+from ingestd.errors import IndexUnavailableError, IngestdError
 from ingestd.messages import TO_WORKER, Ready, Start, StartFailed
 
 PAGE_SIZE: Final = 4096
@@ -100,7 +100,9 @@ def main() -> None:
             traceback.print_exc()
         try:
             command = error.command if isinstance(error, IngestdError) else None
-            channel.send(StartFailed(reason=reason, fatal=isinstance(error, IngestdError), command=command))
+            # A full disk or a lost server passes; a wrong configuration does not.
+            fatal = isinstance(error, IngestdError) and not isinstance(error, IndexUnavailableError)
+            channel.send(StartFailed(reason=reason, fatal=fatal, command=command))
         except OSError:
             pass
         sys.stderr.flush()

@@ -7,7 +7,7 @@ import posixpath
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,17 +70,17 @@ def reading(file: File) -> Iterator[None]:
         raise DamagedFileError(f"damaged: {cause(error)}") from error
 
 
-def opened(file: File, open_package: Callable[[str], T]) -> T:
+def opened(file: File, open_package: Callable[[str], T], expendable: Sequence[str] = ()) -> T:
     """The package that `open_package` makes of the file's path.
 
     The libraries refuse a file over one lost picture or one damaged style; then it is opened once more without what
-    is lost, with a warning. Raises `DamagedFileError`.
+    is lost and without the `expendable` members, with a warning. Raises `DamagedFileError`.
     """
     with reading(file):
         try:
             return open_package(str(file.path))
         except content_errors():
-            mended, left_out = _mended(file)
+            mended, left_out = _mended(file, expendable)
             if not left_out:
                 raise
         package = open_package(str(mended))
@@ -88,7 +88,7 @@ def opened(file: File, open_package: Callable[[str], T]) -> T:
     return package
 
 
-def _mended(file: File) -> tuple[Path, set[str]]:
+def _mended(file: File, expendable: Sequence[str]) -> tuple[Path, set[str]]:
     """A copy in which nothing refers to members that are not there or are no XML, and the names of those."""
     from lxml import etree
 
@@ -98,6 +98,9 @@ def _mended(file: File) -> tuple[Path, set[str]]:
     with zipfile.ZipFile(file.path) as source, zipfile.ZipFile(target, "w") as copy:
         good: dict[str, bytes] = {}
         for member in source.infolist():
+            if member.filename in expendable:
+                left_out.add(member.filename)
+                continue
             try:
                 data = source.read(member)
                 if member.filename.endswith((".xml", ".rels")):

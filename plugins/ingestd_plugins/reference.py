@@ -33,7 +33,7 @@ class ReferenceModel:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
-            logging.disable_progress_bar()
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             model = SentenceTransformer(str(settings.directory), device=str(device), local_files_only=True).to(dtype)
             model.eval()
             embeddings: Any = model.transformers_model.get_input_embeddings()  # type: ignore[union-attr]

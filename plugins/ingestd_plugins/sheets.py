@@ -39,10 +39,15 @@ class SheetsLoader:
     def load(self, file: File) -> Iterator[Element]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
         ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
-        with _reading(file):
-            from openpyxl import load_workbook
+        from openpyxl import load_workbook
 
-            book = load_workbook(file.path, read_only=True, data_only=True, keep_links=False)
+        with _reading(file):
+            # Other programs write styles that the library refuses; without them dates are shown as numbers.
+            book = ooxml.opened(
+                file,
+                lambda path: load_workbook(path, read_only=True, data_only=True, keep_links=False),
+                expendable=("xl/styles.xml",),
+            )
         with contextlib.closing(book):
             _properties(file, book)
             for number, sheet in enumerate(book.worksheets, 1):

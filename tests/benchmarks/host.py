@@ -1,0 +1,116 @@
+"""A supervisor that tells what its own work cost: `python -m tests.benchmarks.host CONFIG PATH...`.
+
+Takes in one path after the other, as `ingestd ingest` does, and prints a JSON object for each. With `--respawn N` it
+then kills a worker of each kind N times and prints one more object. `--profile FILE` profiles the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import cProfile
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ingestd import config as configuration
+from ingestd.daemon import Daemon
+from ingestd.supervisor import Pool
+from tests.benchmarks.memory import status_kib
+
+POLL = 0.005
+PATIENCE = 120.0
+
+
+async def take_in(daemon: Daemon, path: bytes) -> dict[str, Any]:
+    """Ingest one path. Times in seconds: `loop` of the event loop's thread, `cpu` of all threads of this process."""
+    spent = daemon.encoders.spent.copy()
+    commits = daemon.journal.commits
+    wall, cpu, loop = time.monotonic(), time.process_time(), time.thread_time()
+    summary: dict[str, Any] = {}
+    async for summary in daemon.ingest([path]):
+        pass
+    record = {
+        "wall": time.monotonic() - wall,
+        "cpu": time.process_time() - cpu,
+        "loop": time.thread_time() - loop,
+        "commits": daemon.journal.commits - commits,
+        "encoders": max(1, len(daemon.encode_pool.workers)),
+    }
+    await asyncio.sleep(1.2)  # an encoder tells of its last second when it is over
+    now = daemon.encoders.spent
+    record["spent"] = {key: now[key] - spent[key] for key in now}
+    return {**record, **{key: summary[key] for key in ("indexed", "quarantined", "failed", "chunks")}}
+
+
+async def respawn(pool: Pool) -> dict[str, float]:
+    """Kill one worker; seconds until another one is ready, and its memory in MB."""
+    victim = next(worker for worker in pool.workers if worker.state in ("idle", "running"))
+    victim.served += 1  # one that has done nothing yet is replaced after a pause
+    known = set(pool.workers)
+    began = time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    while True:
+        fresh = [worker for worker in pool.workers if worker not in known and worker.state in ("idle", "running")]
+        if fresh:
+            break
+        if time.monotonic() - began > PATIENCE:
+            raise SystemExit(f"no {pool.stage} worker came back")
+        await asyncio.sleep(POLL)
+    seconds = time.monotonic() - began
+    memory = status_kib(fresh[0].pid)
+    return {"seconds": seconds, "rss": memory["VmRSS"] * 1024 / 1e6, "anonymous": memory["RssAnon"] * 1024 / 1e6}
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    config = configuration.load(arguments.config, os.environ)
+    began = time.monotonic()
+    async with Daemon(config, watching=False) as daemon:
+        for path in arguments.paths:
+            say({"path": path, **await take_in(daemon, os.fsencode(os.path.abspath(path)))})
+        if arguments.respawn:
+            pools = {pool.stage: pool for pool in (*daemon.watching.pools, *daemon.load_pools)}
+            pools |= {"encode": daemon.encode_pool, "index": daemon.index_pool}
+            found: dict[str, list[dict[str, float]]] = {stage: [] for stage in pools}
+            for _ in range(arguments.respawn):
+                for stage, pool in pools.items():
+                    found[stage].append(await respawn(pool))
+            say({"respawn": found})
+    say({"total": time.monotonic() - began})
+
+
+def say(record: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def profiled(file: str | None) -> Iterator[None]:
+    if file is None:
+        yield
+        return
+    profile = cProfile.Profile(time.thread_time)
+    with profile:
+        yield
+    profile.dump_stats(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--respawn", type=int, default=0, metavar="N")
+    parser.add_argument("--profile", metavar="FILE")
+    arguments = parser.parse_args()
+    with profiled(arguments.profile):
+        asyncio.run(serve(arguments))
+
+
+if __name__ == "__main__":
+    main()
