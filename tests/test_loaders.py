@@ -20,7 +20,7 @@ from typing import Any, get_args
 import pytest
 
 from ingestd.detect import Detector
-from ingestd.errors import DamagedFileError, EncryptedFileError, FileError, LimitError, NeedsOcrError
+from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError, NeedsOcrError
 from ingestd.plugins import discover
 from ingestd.types import Element, File, Kind
 from tests import corpus
@@ -707,6 +707,10 @@ def test_word_is_read_without_what_only_decorates(member: str, how: str, load: L
 def test_unpacked_size_is_limited(load: Load) -> None:
     with pytest.raises(LimitError, match="max_unpacked"):
         load("a.docx", FORMATS[".docx"], max_unpacked=1000)
+    with pytest.raises(LimitError, match="the limit is 2 KiB"):
+        load("b.docx", FORMATS[".docx"], max_unpacked="2KiB")
+    with pytest.raises(ConfigError, match="max_unpacked"):
+        load("c.docx", FORMATS[".docx"], max_unpacked="plenty")
 
 
 # --- slides ---------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Attempt:
     digest: bytes | None = None
     expired: str | None = None
     """The limit that bound it."""
+    place: str = ""
+    """Where it was when it was last looked at."""
     steps: int = -1
     moved: float = 0.0
     """When its worker last made a step."""
@@ -104,6 +106,7 @@ class Watchman:
         attempt.waited += starved
         attempt.moved += starved
         steps, place = worker.progress()
+        attempt.place = place
         if steps != attempt.steps:
             attempt.steps = steps
             attempt.moved = now
@@ -194,13 +197,13 @@ class CommonCause:
             self.warnings.pop(loader, None)
 
     def failure(self, loader: str, reason: str, row: Row, digest: bytes | None) -> list[tuple[Row, bytes | None]]:
-        """Note a failure; returns the files that failed alike and are not to blame, this one included, or none."""
+        """Note a failure; returns the files that failed alike and are not to blame, this one as the last, or none."""
         signature = re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "#", reason)
         streak = self._streaks.get(loader)
         if streak is None or streak.signature != signature:
             streak = self._streaks[loader] = Streak(signature)
-        if all(row.id != other.id for other, _ in streak.rows):
-            streak.rows.append((row, digest))
+        streak.rows = [(other, known) for other, known in streak.rows if other.id != row.id]
+        streak.rows.append((row, digest))
         if len(streak.rows) < ALIKE and not streak.until:
             return []
         now = self._clock()
@@ -210,7 +213,7 @@ class CommonCause:
             self.warnings[loader] = f"{len(streak.rows)} {loader} files in a row failed alike: {reason}"
             log.warning("%s; they are tried again in %.0f s", self.warnings[loader], streak.until - now)
         innocent = streak.rows
-        streak.rows = streak.rows[:1]
+        streak.rows = innocent[-1:]
         return innocent
 
     def wait(self, loader: str) -> float:

@@ -66,7 +66,8 @@ async def _run(config: Config, progress: Progress | None) -> int:
         hurrying = asyncio.ensure_future(hurry.wait())
         while not closing.done() and not hurrying.done():
             if progress is not None:
-                progress({**await daemon.status(), "stopping": True})
+                with contextlib.suppress(IngestdError):  # the journal is closed before the last worker is gone
+                    progress({**await daemon.status(), "stopping": True})
             await asyncio.wait({closing, hurrying}, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
         hurrying.cancel()
         if not closing.done():

@@ -23,7 +23,7 @@ import msgspec
 from ingestd import journal as journals
 from ingestd import process, reports
 from ingestd.channel import read_blob
-from ingestd.config import Config, WatchTable
+from ingestd.config import DEFAULT_MODEL, Config, WatchTable
 from ingestd.control import ControlServer
 from ingestd.dispatch import Batch, Dispatcher, Indexer
 from ingestd.encoders import Encoders
@@ -150,6 +150,8 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError, IngestdError):
+            await asyncio.wait_for(self.journal.relinquish(), 2)
         await self._closing.aclose()
         await asyncio.to_thread(remove_tree, self.scratch)
         self._lock.release()
@@ -261,9 +263,25 @@ class Daemon:
         await open_pool()
 
     async def _open_load(self) -> None:
+        if not self._fingerprint.done() and not self._model_is_here():
+            # The encoder fetches the model from its hub; before that there is no tokeniser.
+            self.encoders.wanted.set()
+            await asyncio.shield(self._fingerprint)
         for pool in self.load_pools:
             pool.open()
         self.indexer.wanted.set()  # it starts while the first files are loaded
+
+    def _model_is_here(self) -> bool:
+        model = self._model
+        return self.config.encode.engine != "torch" or model == DEFAULT_MODEL or os.path.isabs(model)
+
+    @property
+    def _model(self) -> str:
+        """Name of the model; a directory as an absolute path, since workers live in `/`."""
+        model = self.config.encode.model
+        base = Path(self.config.file).parent if self.config.file else Path.cwd()
+        directory = base / Path(model).expanduser()
+        return str(directory.resolve()) if directory.is_dir() else model
 
     async def _open_encoders(self) -> None:
         devices = self.config.encode.devices
@@ -310,7 +328,7 @@ class Daemon:
         """The configuration that decides the fingerprint: while it is the same, no model is loaded to know it."""
         encode = self.config.encode
         return json.dumps(
-            [encode.engine, encode.model, encode.normalize, encode.passage_prompt,
+            [encode.engine, self._model, encode.normalize, encode.passage_prompt,
              self.config.chunk.max_tokens, self.config.chunk.overlap]
         )  # fmt: skip
 
@@ -320,7 +338,7 @@ class Daemon:
         read = {table.directory for table in self.config.watch} | self.watching.readable
         return {
             "engine": encode.engine,
-            "model": encode.model,
+            "model": self._model,
             "passage_prompt": encode.passage_prompt,
             "max_tokens": self.config.chunk.max_tokens,
             "overlap": self.config.chunk.overlap,
@@ -339,7 +357,7 @@ class Daemon:
         encode = self.config.encode
         return {
             "engine": encode.engine,
-            "model": encode.model,
+            "model": self._model,
             "device": self._devices[number],
             "dtype": encode.dtype,
             "normalize": encode.normalize,
@@ -478,9 +496,9 @@ class Daemon:
                 async for progress in self.ingest([bytes(path) for path in arguments["paths"]]):
                     yield progress
             case "why":
-                yield await self.journal.run(lambda db: reports.why(db, bytes(arguments["path"])))
+                yield await self.journal.read(lambda db: reports.why(db, bytes(arguments["path"])))
             case "failures":
-                yield {"failures": await self.journal.run(reports.failures)}
+                yield {"failures": await self.journal.read(reports.failures)}
             case "retry":
                 yield {"retried": await self._retry(arguments.get("paths"))}
             case "plugins":
@@ -498,7 +516,7 @@ class Daemon:
 
     async def status(self) -> dict[str, Any]:
         """See DESIGN's list of `status --json`."""
-        files, chunks = await self.journal.run(journals.counts)
+        files, chunks = await self.journal.read(journals.counts)
         return reports.status(self, files, chunks)
 
     def rates(self) -> tuple[float, float]:
@@ -516,6 +534,11 @@ class Daemon:
     def troubles(self) -> list[str]:
         """Everything that a person should know now."""
         found = [*self.warnings, *self.dispatcher.causes.warnings.values(), *self.watching.warnings]
+        if self.dispatcher.unknown_language:
+            found.append(
+                f"{self.dispatcher.unknown_language} documents are in a language that {self.config.encode.model} hardly"
+                " knows: they are found by their words, not by meaning; a multilingual model under [encode] helps"
+            )
         found += [pool.trouble for pool in (self.load_pool, self.encode_pool, self.index_pool) if pool.trouble]
         if self.indexer.trouble:
             found.append(f"the index cannot be written: {self.indexer.trouble}")

@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingestd import process
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
 from ingestd.config import Config, WatchTable
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.journal import Ended, Journal, Row
 from ingestd.messages import (
+    UNKNOWN_TOKENS,
     Drop,
     Identified,
     IndexRekey,
@@ -52,6 +54,8 @@ UNREADABLE_RETRY = 300.0
 INTERRUPTED_RETRY = 0.5
 SLOW = 10.0
 """Seconds of loading after which a file gets a line in the log."""
+READING = ("opening", "reading")
+"""Places of a load attempt before the content is known."""
 FINAL = frozenset({"indexed", "partial", "quarantined", "skipped"})
 LONG = 20.0
 """Seconds until the next attempt beyond which `ingest` does not wait for a failed file."""
@@ -170,12 +174,14 @@ class Dispatcher:
         self.recent: deque[dict[str, Any]] = deque(maxlen=20)
         self.files_done = 0
         self.chunks_done = 0
+        self.unknown_language = 0
+        """Documents since the start whose tokens the model largely does not know."""
         self.draining = False
         self.wanted = asyncio.Event()
         """Set at the first need of a load worker."""
         self._jobs = itertools.count(1)
         self._work: dict[str, asyncio.Event] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._claiming: dict[str, asyncio.Lock] = {}
         self._exclusive: Row | None = None
         self._alone_check = 0.0
@@ -187,6 +193,7 @@ class Dispatcher:
         """There may be work in the journal."""
         for work in self._work.values():
             work.set()
+        self._changed.set()
 
     def document_path(self, row: Row) -> bytes:
         root = self.roots.get(row.source, b"/")
@@ -202,6 +209,9 @@ class Dispatcher:
                 return
             if worker.died.done() or worker.leaving:
                 await self.journal.release(row)
+                if self._exclusive is row:
+                    self._exclusive = None
+                    self._changed.set()
                 self.wake()
                 if worker.died.done():
                     raise worker.died.result()
@@ -215,16 +225,16 @@ class Dispatcher:
                     worker.state = "idle"
                 if self._exclusive is row:
                     self._exclusive = None
-                async with self._changed:
-                    self._changed.notify_all()
+                self._changed.set()
+            if worker.served % 16 == 0 and process.group_rss(worker.pid) > RECYCLE_MEMORY * self.config.load.memory:
+                worker.leaving = True  # it has grown; a fresh one has not
 
     async def _next(self, worker: Worker, pool: str) -> Row | None:
         """The next file to load, when there is one, and credit for it; None when the worker is to go."""
         work = self._work.setdefault(pool, asyncio.Event())
         async with self._claiming.setdefault(pool, asyncio.Lock()):
             while True:
-                async with self._changed:
-                    await self._changed.wait_for(self._may_load)
+                await self._until(self._may_load)
                 if worker.died.done():
                     raise worker.died.result()
                 pause = self.causes.paused_until - time.monotonic()
@@ -235,8 +245,7 @@ class Dispatcher:
                 if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
                     self._alone_check = time.monotonic()
                     if rows := await self.journal.claim(1, alone=True):
-                        async with self._changed:
-                            await self._changed.wait_for(lambda: not self.watchman.attempts)
+                        await self._until(lambda: not self.watchman.attempts)
                         self._exclusive = rows[0]
                         return rows[0]
                 if rows := await self.journal.claim(1, pool=pool):
@@ -245,6 +254,11 @@ class Dispatcher:
                     await asyncio.wait_for(work.wait(), IDLE_POLL)
                 except TimeoutError:
                     pass
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
 
     def _may_load(self) -> bool:
         tokens = max(CREDIT_TOKENS, self.encoders.tokens_per_second * CREDIT_SECONDS)
@@ -362,6 +376,7 @@ class Dispatcher:
 
     def _finished(self, task: asyncio.Future[None]) -> None:
         self._finishing.discard(task)
+        self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a document's outcome was not recorded; it is done again at the next start", exc_info=error)
 
@@ -444,6 +459,8 @@ class Dispatcher:
                 partial=loaded.partial, warnings=warnings, title=loaded.title, metadata=loaded.metadata,
                 event=f"indexed: {written.chunks} chunks, {loaded.fresh} of them encoded",
             )  # fmt: skip
+            if any(UNKNOWN_TOKENS in warning for warning in warnings):
+                self.unknown_language += 1
             self._outcome(attempt, ended, loaded.partial, written.chunks)
         except PoisonError as error:
             await self._settle(attempt, "quarantined", f"cannot be encoded: {error.message}",
@@ -453,8 +470,6 @@ class Dispatcher:
             self._tokens -= loaded.tokens
             for descriptor in (*descriptors, *([vectors] if vectors is not None else [])):
                 os.close(descriptor)
-            async with self._changed:
-                self._changed.notify_all()
 
     # --- when it went wrong -----------------------------------------------------------------------------------
 
@@ -481,7 +496,14 @@ class Dispatcher:
     async def _died(self, attempt: Attempt, death: WorkerDied) -> None:
         """The worker died with the file in hand: a strike only if it can be pinned on the file."""
         if death.cause == "limit":
-            if attempt.expired is not None and "deadline" in attempt.expired:
+            deadline = attempt.expired is not None and "deadline" in attempt.expired
+            if deadline and attempt.digest is None and attempt.place in READING:
+                # It never got as far as the content: a slow disk or a hung mount, not this file.
+                reason = f"it cannot be read: {death.reason}"
+                await self._settle(attempt, "failed", reason, reason=reason, detail=death.detail,
+                                   retry_in=UNREADABLE_RETRY)  # fmt: skip
+                return
+            if deadline:
                 self.causes.expired(attempt)
                 await asyncio.sleep(AT_ONCE)
                 if self.causes.at_once(attempt):
@@ -503,7 +525,9 @@ class Dispatcher:
         for row, digest in innocent:
             cause = f"common cause: {self.causes.warnings[attempt.loader]}"
             ended = await self.journal.absolve(row, digest, cause, wait)
-        self._outcome(attempt, ended, reason, 0)
+        if wait > LONG:
+            self._outcome(attempt, ended, reason, 0)
+        self.wake()
         return True
 
     async def _strike(self, attempt: Attempt, reason: str, detail: str) -> None:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +66,7 @@ class Encoders:
         self.rates: dict[Worker, float] = {}
         """Tokens per second while busy."""
         self.busy: dict[Worker, float] = {}
-        self.spent: Counter[str] = Counter()
+        self.spent = dict.fromkeys(("busy", "input", "output", "rest"), 0.0)
         """Seconds that all devices told of, by what they did: "busy", "input" and "output" (waiting), "rest"."""
         self.tokens = 0
         self._numbers = itertools.count(1)
@@ -201,10 +201,10 @@ class Encoders:
             os.close(descriptor)
         if isinstance(frame, EncoderLoad):
             self.busy[worker] = frame.busy
-            shares: Counter[str] = Counter(frame.idle)  # type: ignore[arg-type]
-            shares["busy"] = frame.busy  # type: ignore[assignment]
-            shares["rest"] = max(0.0, 1.0 - sum(shares.values()))  # type: ignore[assignment]
-            self.spent.update(shares)
+            share = {"busy": frame.busy, **{cause: frame.idle.get(cause, 0.0) for cause in ("input", "output")}}
+            share["rest"] = max(0.0, 1.0 - sum(share.values()))
+            for what, seconds in share.items():  # it speaks once a second
+                self.spent[what] += seconds
             if frame.busy > 0.05 and frame.tokens:
                 rate = frame.tokens / frame.busy
                 self.rates[worker] = 0.7 * self.rates.get(worker, rate) + 0.3 * rate

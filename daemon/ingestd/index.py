@@ -72,7 +72,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
 
 def open_sink(settings: dict[str, Any]) -> tuple[Sink, int]:
     """The configured sink, open, and the dimensions of its vectors. Raises `IngestdError`."""
-    registry = plugins.discover("sinks")
+    registry = plugins.discover("sinks", block=settings.get("blocked", ()))
     sink = registry.sinks.get(settings["sink"])
     if sink is None:
         broken = "".join(f"; plugin {e.plugin} ({e.distribution}) failed: {e.reason}" for e in registry.errors)

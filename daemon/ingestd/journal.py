@@ -189,24 +189,45 @@ class Journal:
         self.path = path
         self.trouble: str | None = None
         self._db = connect(path)
+        self._reader = connect(path, readonly=True)
+        self._reading = threading.Lock()
         self._calls: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
         self._turn = 0
+        self._closing = threading.Event()
         self.commits = 0
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
     async def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """Carry out `call` in the writer thread; durable when this returns. It may be carried out again."""
+        if self._closing.is_set():
+            raise IngestdError("the journal is closed: ingestd stops")
         future: Future[T] = Future()
         self._calls.put((call, future))
         return await asyncio.wrap_future(future)
 
+    async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """Carry out a call that only reads, beside the writer: it answers even while nothing can be written.
+
+        Raises `IngestdError` once the journal is closed.
+        """
+        return await asyncio.to_thread(self._read, call)
+
+    def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        with self._reading:
+            if self._closing.is_set():
+                raise IngestdError("the journal is closed: ingestd stops")
+            return call(self._reader)
+
     def close(self) -> None:
-        """Carry out what was called before, then close."""
+        """Carry out what was called before, then close. What cannot be written even now fails; the disk is full."""
+        self._closing.set()
         self._calls.put(None)
         self._thread.join()
+        with self._reading:
+            self._reader.close()
 
     def _write(self) -> None:
         last = False
@@ -220,15 +241,19 @@ class Journal:
             while calls:
                 try:
                     outcomes = self._commit([call for call, _ in calls])
-                except sqlite3.OperationalError as error:
-                    # The whole group is done again: a full disk or a lock passes, and then no call is lost.
+                except sqlite3.DatabaseError as error:
                     self.trouble = f"the journal cannot be written: {error}"
                     if self._db.in_transaction:
                         self._db.rollback()
-                    time.sleep(delay)
-                    delay = min(delay * 2, 5.0)
-                    continue
-                self.trouble = None
+                    if isinstance(error, sqlite3.OperationalError) and not self._closing.is_set():
+                        # The whole group is done again: a full disk or a lock passes, and then no call is lost.
+                        self._closing.wait(delay)
+                        delay = min(delay * 2, 5.0)
+                        continue
+                    # Damage does not pass, and who wants to stop cannot wait for room on the disk.
+                    outcomes = [(None, IngestdError(self.trouble))] * len(calls)
+                else:
+                    self.trouble = None
                 for (_, future), (value, failure) in zip(calls, outcomes, strict=True):
                     if not future.set_running_or_notify_cancel():
                         continue
@@ -246,9 +271,10 @@ class Journal:
             self._db.execute("SAVEPOINT call")
             try:
                 outcomes.append((call(self._db), None))
-            except sqlite3.OperationalError:
-                raise
-            except Exception as error:  # of this call alone: the others of the group are not affected
+            except Exception as error:
+                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                    raise  # the disk's fault
+                # Of this call alone: the others of the group are not affected.
                 self._db.execute("ROLLBACK TO call")
                 outcomes.append((None, error))
             self._db.execute("RELEASE call")
@@ -277,10 +303,10 @@ class Journal:
             for change in changes:
                 key = (source, change.path)
                 if change.stat is None:
-                    # A file that the index never had leaves no trace; any other waits for its removal.
+                    # A file that was never read leaves no trace. Any other waits for its removal: the index may have
+                    # it, though the daemon was killed before the journal said so.
                     db.execute(
-                        "DELETE FROM documents WHERE source = ? AND path = ? AND chunks = 0 AND indexed_digest IS NULL"
-                        " AND state != 'running'",
+                        "DELETE FROM documents WHERE source = ? AND path = ? AND digest IS NULL AND state != 'running'",
                         key,
                     )
                     db.execute(
@@ -336,7 +362,7 @@ class Journal:
                     if len(found) == limit:
                         break
                     name = names[(self._turn + turn) % len(names)]
-                    share = max(1, (limit - len(found)) // len(names))
+                    share = max(1, (limit - len(found)) // (len(names) - turn))
                     found += [
                         id
                         for (id,) in db.execute(
@@ -349,7 +375,8 @@ class Journal:
             rows = []
             for id in found:
                 row = db.execute(
-                    f"UPDATE documents SET state = 'running', attempts = attempts + 1 WHERE id = ? RETURNING {COLUMNS}",
+                    "UPDATE documents SET state = 'running', loading = 1, attempts = attempts + 1 WHERE id = ?"
+                    f" RETURNING {COLUMNS}",
                     (id,),
                 ).fetchone()
                 rows.append(Row(*row))
@@ -380,13 +407,20 @@ class Journal:
 
         def call(db: sqlite3.Connection) -> Verdict:
             db.execute(
-                "UPDATE documents SET digest = ?, loader = ?, loader_version = ?, device = ?, inode = ?, size = ?,"
-                " mtime_ns = ?, ctime_ns = ? WHERE id = ? AND version = ?",
-                (
-                    digest, loader, loader_version, stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns,
-                    row.id, row.version,
-                ),
-            )  # fmt: skip
+                "UPDATE documents SET digest = ?, loader = ?, loader_version = ? WHERE id = ?",
+                (digest, loader, loader_version, row.id),
+            )
+            db.execute(
+                "UPDATE documents SET device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?"
+                " WHERE id = ? AND version = ?",
+                (stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
+            )
+            verdict = decide(db)
+            if verdict.action != "load":
+                db.execute("UPDATE documents SET loading = 0 WHERE id = ?", (row.id,))
+            return verdict
+
+        def decide(db: sqlite3.Connection) -> Verdict:
             if loader is None:
                 return Verdict("skip", chunks=row.chunks)
             tag = f"{loader} {loader_version}"
@@ -560,15 +594,22 @@ class Journal:
         )
 
     async def absolve(self, row: Row, digest: bytes | None, reason: str, retry_in: float) -> Ended:
-        """A failure turned out to have a common cause: the file takes no strike and is tried again later."""
+        """A failure turned out to have a common cause: the file takes no strike and is tried again later.
+
+        Another attempt with it that runs by now, and a newer version of it, are left alone.
+        """
 
         def call(db: sqlite3.Connection) -> Ended:
             if digest is not None:
                 db.execute("DELETE FROM strikes WHERE digest = ?", (digest,))
-            db.execute(
-                "UPDATE documents SET attempts = 0 WHERE id = ? AND state IN ('running', 'failed', 'quarantined')",
-                (row.id,),
-            )
+            found = db.execute("SELECT version, attempts, state, batch FROM documents WHERE id = ?", (row.id,)).fetchone()
+            if found is None or found[2] not in ("running", "failed", "quarantined"):
+                return Ended("queued", None)
+            version, attempts, state, batch = found
+            same = version == row.version
+            if not (attempts == (row.attempts if same else 0) if state == "running" else same):
+                return Ended("queued", batch)
+            db.execute("UPDATE documents SET attempts = 0 WHERE id = ?", (row.id,))
             return self._finish(db, row, "failed", reason, reason=reason, retry_at=time.time() + retry_in)
 
         return await self.run(call)
@@ -635,6 +676,10 @@ class Journal:
             return len(rows)
 
         return await self.run(call)
+
+    async def relinquish(self) -> None:
+        """The daemon stops of its own will: what it leaves unfinished was not interrupted by any fault."""
+        await self.run(lambda db: db.execute("UPDATE documents SET loading = 0 WHERE state = 'running'"))
 
     async def revive(self, loaders: dict[str, str]) -> int:
         """Queue what failed under another version of its loader, or was skipped while other loaders were there."""

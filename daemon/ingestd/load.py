@@ -24,7 +24,7 @@ from ingestd.chunk import Chunker
 from ingestd.detect import Detected, Detector
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
-from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
+from ingestd.messages import UNKNOWN_TOKENS, Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
 from ingestd.plugins import discover
 from ingestd.types import Element, File, Loader, Part, display
 from ingestd.worker import describe, one_line, ready, step
@@ -54,6 +54,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
         overlap=settings["overlap"],
         prompt=tokenizer.passage_prompt if prompt is None else prompt,
     )
+    os.environ["HOME"] = start.scratch  # what libraries put there is this worker's alone
     detector = Detector(registry.loaders, settings["suffixes"], settings["disabled"])
     # What a library prints or warns of is caught by the supervisor with the file's name; it is not an error here.
     warnings.simplefilter("ignore")
@@ -167,7 +168,7 @@ class LoadWorker:
                 return LoadFailed(job=job.job, kind="changed", reason="it changed while it was read"), []
         if chunked.unknown_share > UNKNOWN_SHARE:
             file.warn(
-                f"{chunked.unknown_share:.0%} of the tokens are unknown to the model: it may not know this language;"
+                f"{chunked.unknown_share:.0%} of the {UNKNOWN_TOKENS}: it may not know this language;"
                 " a multilingual model finds more"
             )
         if not chunked.chunks:

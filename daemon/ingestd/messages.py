@@ -108,6 +108,10 @@ class Drop(Frame, frozen=True, kw_only=True):
     job: int
 
 
+UNKNOWN_TOKENS = "tokens are unknown to the model"
+"""Part of the warning of a text in a language that the model does not know."""
+
+
 class Loaded(Frame, frozen=True, kw_only=True):
     """Descriptors: chunks (msgpack list of `Chunk`), token ids of the fresh ones (`encode.pack_tokens`), and the
     16-byte hashes of all chunks, in order. `leave`: the worker is not fit for another file."""

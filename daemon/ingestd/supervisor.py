@@ -42,8 +42,11 @@ FAULTS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP,
      signal.SIGXCPU, signal.SIGXFSZ}
 )  # fmt: skip
-KEPT_ENVIRONMENT = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-"""What a load worker keeps of the environment, with LC_* and PYTHON*: no secret is within a loader's reach."""
+KEPT_ENVIRONMENT = (
+    "PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME", "XDG_CACHE_HOME", "HF_HOME",
+    "HF_HUB_CACHE", "HF_HUB_OFFLINE", "SENTENCE_TRANSFORMERS_HOME",
+)  # fmt: skip
+"""What a load worker keeps of the environment, with LC_* and PYTHON*: where the tokeniser lies, but no secret."""
 
 Cause = Literal["limit", "fault", "exit", "protocol", "external", "stopped"]
 
@@ -179,7 +182,7 @@ class Worker:
                 for name, value in environment.items()
                 if name in KEPT_ENVIRONMENT or name.startswith(("LC_", "PYTHON"))
             }
-            environment["HOME"] = environment["TMPDIR"] = str(self.scratch)
+            environment["TMPDIR"] = str(self.scratch)
         # One thread a process: two processes of one thread beat one of two.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ingestd import worker
 from ingestd.channel import Channel
-from ingestd.messages import ChangesTaken, Rescan, Start, Stop, Unwatch, WatchSource
+from ingestd.messages import ChangesTaken, Rescan, Scanned, Start, Stop, Unwatch, WatchSource
 from ingestd.scan import JournalReader
 from ingestd.source import Source
 
@@ -45,7 +45,21 @@ def serve(channel: Channel[Any], start: Start) -> None:
                     case WatchSource():
                         if frame.job in sources:
                             sources.pop(frame.job).close()
-                        sources[frame.job] = Source(frame, journal, channel, wake)
+                        try:
+                            sources[frame.job] = Source(frame, journal, channel, wake)
+                        except ValueError as error:  # a pattern of the configuration
+                            reason = f"source {frame.source}: {error}"
+                            channel.send(
+                                Scanned(
+                                    job=frame.job,
+                                    files=0,
+                                    unchanged=0,
+                                    settling=0,
+                                    watching=False,
+                                    mode="",
+                                    error=reason,
+                                )
+                            )
                     case Unwatch():
                         if frame.job in sources:
                             sources.pop(frame.job).close()

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ingestd.errors import DamagedFileError, EncryptedFileError, FileError, LimitError
+from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError
 from ingestd.types import File
+from ingestd.units import parse_size, spell_size
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SCAN = 1 << 20
@@ -21,11 +22,13 @@ MEMBERS = 65_535
 T = TypeVar("T")
 
 
-def check(file: File, limit: int) -> None:
+def check(file: File, loader: str, default: int) -> None:
     """Refuse what must not be opened, before any of it is decompressed.
 
-    `limit`: bytes of all members together, unpacked. Raises `EncryptedFileError`, `DamagedFileError`, `LimitError`.
+    `default`: bytes of all members together, unpacked, where `max_unpacked` says nothing else.
+    Raises `EncryptedFileError`, `DamagedFileError`, `LimitError`.
     """
+    limit = _unpacked_limit(file, default)
     with file.path.open("rb") as stream:
         head = stream.read(8)
     if not head:
@@ -48,15 +51,22 @@ def check(file: File, limit: int) -> None:
         raise EncryptedFileError("needs a password")
     size = sum(member.file_size for member in members)
     if size > limit:
-        raise LimitError(f"{size} bytes when unpacked; the limit is {limit} (max_unpacked in [load.NAME] sets another)")
+        place = f"max_unpacked in [load.{loader}]"
+        raise LimitError(f"{spell_size(size)} when unpacked; the limit is {spell_size(limit)} ({place})")
     if not any(member.filename == "[Content_Types].xml" for member in members):
         raise DamagedFileError("damaged: [Content_Types].xml is missing")
 
 
-def unpacked_limit(file: File, default: int) -> int:
-    """`max_unpacked` of the loader's options, in bytes."""
+def _unpacked_limit(file: File, default: int) -> int:
+    """`max_unpacked` of the loader's options, in bytes. Raises `ConfigError` where it is no size."""
     value = file.options.get("max_unpacked", default)
-    return value if isinstance(value, int) and value > 0 else default
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ConfigError(f"max_unpacked: {error}") from None
+    if not isinstance(size, int) or size <= 0:
+        raise ConfigError(f'max_unpacked: {value!r} is no size; write one as "512MiB"')
+    return size
 
 
 @contextlib.contextmanager

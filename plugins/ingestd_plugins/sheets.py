@@ -38,7 +38,7 @@ class SheetsLoader:
 
     def load(self, file: File) -> Iterator[Element]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
-        ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
+        ooxml.check(file, self.name, UNPACKED_LIMIT)
         from openpyxl import load_workbook
 
         with _reading(file):

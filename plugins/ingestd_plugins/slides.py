@@ -35,7 +35,7 @@ class SlidesLoader:
 
     def load(self, file: File) -> Iterator[Element]:
         """Title, text, tables, charts, diagrams and notes of each slide; `page` is the slide's number."""
-        ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
+        ooxml.check(file, self.name, UNPACKED_LIMIT)
         from pptx.package import Package
 
         package = ooxml.opened(file, Package.open)

@@ -40,7 +40,7 @@ class WordLoader:
 
     def load(self, file: File) -> Iterator[Element]:
         """Body in order; text boxes, footnotes and comments behind their paragraph; headers and footers once, last."""
-        ooxml.check(file, ooxml.unpacked_limit(file, UNPACKED_LIMIT))
+        ooxml.check(file, self.name, UNPACKED_LIMIT)
         from docx.package import Package
 
         package = ooxml.opened(file, Package.open)

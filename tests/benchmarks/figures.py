@@ -50,6 +50,8 @@ def table(figures: Sequence[Figure]) -> str:
         verdict = "" if figure.met is None else ": met" if figure.met else ": MISSED"
         rows.append((figure.what, figure.value, figure.goal + verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)

@@ -17,7 +17,9 @@ class Prose:
 
     def __init__(self, seed: int) -> None:
         self._pick = random.Random(seed)
-        text = " ".join(paragraph for topic in ENGLISH if topic.path.endswith((".txt", ".md")) for paragraph in topic.paragraphs)
+        text = " ".join(
+            paragraph for topic in ENGLISH if topic.path.endswith((".txt", ".md")) for paragraph in topic.paragraphs
+        )
         self._sentences = [sentence.strip(". ") for sentence in text.split(". ") if len(sentence) > 20]
         self._words = sorted({word for sentence in self._sentences for word in sentence.split() if word.isalpha()})
 

@@ -33,10 +33,8 @@ async def take_in(daemon: Daemon, path: bytes) -> dict[str, Any]:
     spent = daemon.encoders.spent.copy()
     commits = daemon.journal.commits
     wall, cpu, loop = time.monotonic(), time.process_time(), time.thread_time()
-    summary: dict[str, Any] = {}
-    async for summary in daemon.ingest([path]):
-        pass
-    record = {
+    summary = [said async for said in daemon.ingest([path])][-1]
+    record: dict[str, Any] = {
         "wall": time.monotonic() - wall,
         "cpu": time.process_time() - cpu,
         "loop": time.thread_time() - loop,

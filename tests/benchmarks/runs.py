@@ -54,7 +54,7 @@ def host(config: Path, *paths: Path, hostile: bool = False, options: tuple[str, 
         raise SystemExit(f"the supervisor ended with {process.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
     said = [json.loads(line) for line in output.splitlines()]
     records = [record for record in said if "path" in record]
-    respawned = next((record["respawn"] for record in said if "respawn" in record), {})
+    respawned: dict[str, list[dict[str, float]]] = next((r["respawn"] for r in said if "respawn" in r), {})
     return Run(wall, records, respawned, found)
 
 

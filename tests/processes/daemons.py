@@ -51,7 +51,9 @@ def environment(*, hostile: bool = False) -> dict[str, str]:
     return found
 
 
-def ingestd(config: Path, *arguments: str, hostile: bool = False, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def ingestd(
+    config: Path, *arguments: str, hostile: bool = False, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     command = [sys.executable, "-m", "ingestd", "--config", str(config), *arguments]
     return subprocess.run(

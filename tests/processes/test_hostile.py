@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
 
@@ -44,6 +40,7 @@ EXPECTED = {
     "partial": "bad frame",
     "oversized": "frame",
     "close_descriptors": "the worker died",
+    "crash_in_detection": "the worker died: exit code 9",
     "nothing_of_the_kind": "AttributeError",
 }
 """Behaviour to what its reason says."""

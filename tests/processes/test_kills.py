@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.daemons import RunningDaemon, contents, ingest, left_over, running, write_config
+from tests.processes.daemons import RunningDaemon, contents, left_over, running, write_config
 
 ROLES = ("supervisor", "watch", "load", "encode", "index")
 
@@ -53,7 +53,7 @@ class Killer:
             self.kills[role, busy] += 1
             self.daemon.start()
             return
-        for _ in range(100):
+        for _ in range(1200):
             workers = [w for w in self.daemon.status()["workers"] if w["stage"] == role and w["state"] != "starting"]
             chosen = [w for w in workers if w["state"] == "running"] or workers
             if chosen:

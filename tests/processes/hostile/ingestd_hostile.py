@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import BinaryIO
 
+from ingestd.detect import Detected, Detector
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Part
 
@@ -245,6 +247,21 @@ class HostileLoader:
         yield Element(f"child {'succeeded' if 'read' in done.stdout else 'refused'}")
         (file.scratch / "mine").write_text("x")
         yield Element("own scratch works")
+
+
+def crash_in_detection() -> None:
+    """Have the worker die while the type of a file of that name is detected."""
+    detect = Detector.detect
+
+    def crash(self: Detector, stream: BinaryIO, name: str) -> Detected:
+        if name.startswith("crash_in_detection"):
+            os._exit(9)
+        return detect(self, stream, name)
+
+    Detector.detect = crash  # type: ignore[method-assign]
+
+
+crash_in_detection()
 
 
 @hookimpl
