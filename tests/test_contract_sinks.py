@@ -166,7 +166,7 @@ def test_an_empty_batch(sink: Sink) -> None:
 
 def test_rekey_copies_text_and_vectors(sink: Sink) -> None:
     original = replace("a.txt", ["alpha", "beta"])
-    copy = document("copy.txt", title="Copy", digest=b"d")
+    copy = document("copy.txt", title="Copy")
     assert sink.write([original, Rekey(original.document.doc_id, copy)]) == [Written(chunks=2)] * 2
     hits = ask(sink, "alpha", near="alpha", top=2)
     assert {hit.path for hit in hits} == {original.document.path, copy.path}
@@ -181,6 +181,15 @@ def test_rekey_of_what_is_not_there(sink: Sink) -> None:
     sink.write([replace("target.txt", ["alpha"])])
     before = contents(sink)
     assert sink.write([Rekey(document("nowhere").doc_id, document("target.txt"))]) == [Written(missing=1)]
+    assert contents(sink) == before
+
+
+def test_rekey_of_what_has_changed_meanwhile(sink: Sink) -> None:
+    """The journal saw the origin's old content; the index has the new one already."""
+    sink.write([replace("a.txt", ["new"], digest=b"new")])
+    before = contents(sink)
+    copy = document("copy.txt", digest=b"old")
+    assert sink.write([Rekey(document("a.txt").doc_id, copy)]) == [Written(missing=1)]
     assert contents(sink) == before
 
 

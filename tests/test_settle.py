@@ -83,6 +83,14 @@ def test_a_file_that_comes_back_settles_as_a_file() -> None:
     assert machine.next() == GONE_WAIT + 2.0
 
 
+def test_a_path_is_due_once_even_where_two_waits_end_together() -> None:
+    machine = Settle(2.0, 300.0)
+    machine.observe(b"a", version(1), 0.0, fresh=True)
+    machine.observe(b"a", None, 0.0, fresh=True)
+    machine.observe(b"a", version(2), 0.0, fresh=True)
+    assert machine.due(2.0, 10) == [b"a"]
+
+
 def test_no_settle_time_takes_at_once() -> None:
     machine = Settle(0.0, 0.0)
     machine.observe(b"a", version(1), 5.0, fresh=True)
@@ -105,7 +113,7 @@ class Model(RuleBasedStateMachine):
         self.written: dict[bytes, float] = dict.fromkeys(self.files, 0.0)
         self.closed: dict[bytes, float] = {}
         self.first: dict[bytes, float] = {}
-        self.taken: dict[bytes, float] = {}
+        self.shown: dict[bytes, tuple[Stat | None, float]] = {}
         self.journal: dict[bytes, Stat | None] = dict.fromkeys(self.files)
 
     paths = st.sampled_from([b"a", b"b", b"c"])
@@ -114,6 +122,12 @@ class Model(RuleBasedStateMachine):
         if self.files[path] != self.journal[path] or path in self.machine:
             self.machine.observe(path, self.files[path], self.now, fresh=fresh, closed=closed, age=age)
             self.first.setdefault(path, self.now)
+            self.show(path)
+
+    def show(self, path: bytes) -> None:
+        """The machine sees the file: when it last saw it change."""
+        if path not in self.shown or self.shown[path][0] != self.files[path]:
+            self.shown[path] = (self.files[path], self.now)
 
     @rule(path=paths, told=st.booleans(), close=st.booleans())
     def write(self, path: bytes, told: bool, close: bool) -> None:
@@ -143,20 +157,21 @@ class Model(RuleBasedStateMachine):
         self.now += seconds
         for path in self.machine.due(self.now, 100):
             since = self.first[path]
+            self.show(path)
             waiting = self.machine.check(path, self.files[path], self.now)
             if waiting is None:
                 continue
             unchanged = self.now - self.written[path]
             closed = self.closed.get(path, -1.0) >= self.written[path]
             if self.files[path] is None:
-                assert unchanged >= GONE_WAIT - 1e-6 or self.now - since >= self.MAX_SETTLE
+                # A file that came and went unseen cannot be told from one that stayed away.
+                assert self.now - self.shown[path][1] >= GONE_WAIT - 1e-6 or self.now - since >= self.MAX_SETTLE
             elif closed:
                 assert unchanged >= CLOSED_WAIT - 1e-6 or self.now - since >= self.MAX_SETTLE
             else:
                 assert unchanged >= self.SETTLE - 1e-6 or self.now - since >= self.MAX_SETTLE
             self.journal[path] = self.files[path]
-            self.taken[path] = self.now
-            del self.first[path]
+            del self.first[path], self.shown[path]
 
     @precondition(lambda self: len(self.machine) > 0)
     @rule()
@@ -175,5 +190,5 @@ class Model(RuleBasedStateMachine):
             assert due <= min(self.first.values()) + self.MAX_SETTLE
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 test_model = Model.TestCase

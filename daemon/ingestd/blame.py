@@ -48,6 +48,8 @@ class Attempt:
     digest: bytes | None = None
     expired: str | None = None
     """The limit that bound it."""
+    seconds: float = 0.0
+    """That loading took, once it is done."""
     place: str = ""
     """Where it was when it was last looked at."""
     steps: int = -1

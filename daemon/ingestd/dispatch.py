@@ -328,6 +328,7 @@ class Dispatcher:
                 return
             answer, descriptors = await self._proceed(attempt, job, verdict.hashes)
         attempt.expired = None
+        attempt.seconds = time.monotonic() - attempt.started
         self.watchman.finish(attempt)
         if isinstance(answer, Loaded) and attempt.digest is not None and len(descriptors) == 3:
             self._bytes += answer.size
@@ -565,8 +566,9 @@ class Dispatcher:
         if state in ("indexed", "partial"):
             self.files_done += 1
             self.chunks_done += chunks
-            if state == "partial" or seconds > SLOW:
-                log.warning("%s: %s in %.1f s%s", path, state, seconds, f": {reason}" if reason else "", extra=extra)
+            if state == "partial" or attempt.seconds > SLOW:
+                cause = f": {reason}" if reason else ""
+                log.warning("%s: %s, loaded in %.1f s%s", path, state, attempt.seconds, cause, extra=extra)
         elif state in ("failed", "quarantined"):
             log.warning("%s: %s: %s", path, state, reason, extra=extra)
         self.recent.append({"path": path, "state": state, "reason": reason, "seconds": seconds})

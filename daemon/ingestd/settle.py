@@ -38,6 +38,8 @@ class Waiting:
     closed: float | None = None
     """When its writer closed it or moved it here, with nothing written since."""
     due: float = float("-inf")
+    turn: int = 0
+    """Of its entry in the heap that counts; an older one is stale, though its time may be the same."""
 
 
 class Settle:
@@ -48,7 +50,7 @@ class Settle:
         self.max_settle = max(settle, max_settle)
         self._waiting: dict[bytes, Waiting] = {}
         self._heap: list[tuple[float, int, bytes]] = []
-        self._pushed = 0
+        self._turns = 0
         self._taken: OrderedDict[bytes, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -85,9 +87,9 @@ class Settle:
         """Paths whose time has come, at most `limit`; each must then be given to `check` or `drop`."""
         paths: list[bytes] = []
         while self._heap and len(paths) < limit and self._heap[0][0] <= now:
-            due, _, path = heapq.heappop(self._heap)
+            _, turn, path = heapq.heappop(self._heap)
             waiting = self._waiting.get(path)
-            if waiting is not None and waiting.due == due:
+            if waiting is not None and waiting.turn == turn:
                 paths.append(path)
         return paths
 
@@ -112,9 +114,9 @@ class Settle:
     def next(self) -> float | None:
         """When the next path is due."""
         while self._heap:
-            due, _, path = self._heap[0]
+            due, turn, path = self._heap[0]
             waiting = self._waiting.get(path)
-            if waiting is not None and waiting.due == due:
+            if waiting is not None and waiting.turn == turn:
                 return due
             heapq.heappop(self._heap)
         return None
@@ -128,9 +130,10 @@ class Settle:
                 due = min(due, waiting.closed + CLOSED_WAIT)
         due = min(due, waiting.first + self.max_settle)
         if due != waiting.due:
+            self._turns += 1
             waiting.due = due
-            self._pushed += 1
-            heapq.heappush(self._heap, (due, self._pushed, path))
+            waiting.turn = self._turns
+            heapq.heappush(self._heap, (due, self._turns, path))
 
     def _remember(self, path: bytes, now: float) -> None:
         self._taken.pop(path, None)

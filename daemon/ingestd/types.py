@@ -275,7 +275,11 @@ class Replace(msgspec.Struct, frozen=True):
 
 
 class Rekey(msgspec.Struct, frozen=True):
-    """Make `document` a copy of the chunks and vectors of the document `origin`; nothing is embedded."""
+    """Make `document` a copy of the chunks and vectors of the document `origin`; nothing is embedded.
+
+    Only while the index has `origin` with the digest of `document`: it may have changed meanwhile. Otherwise nothing is
+    done, and `Written.missing` is 1.
+    """
 
     origin: str
     document: Document

@@ -276,7 +276,8 @@ def state_of(status: _Row) -> Group:
         health = "" if healthy is None or not running else ", healthy" if healthy else ", not available"
         table.add_row("index", Text(clean_line(sink.get("name", "")) + health, style="" if healthy else "yellow"))
     if status.get("sandbox"):
-        table.add_row("sandbox", clean_line(_plain(status["sandbox"])))
+        held = {name: value for name, value in status["sandbox"].items() if value != ""}
+        table.add_row("sandbox", clean_line(_plain(held)))
     for source in status.get("sources", ()):
         files_here = f"{_count(_total(source.get('files', 0)))} files"
         mode = f", {clean_line(source['mode'])}" if source.get("mode") else ""

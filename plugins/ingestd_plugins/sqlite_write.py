@@ -96,11 +96,12 @@ class _Found(msgspec.Struct, frozen=True):
     base: int
     next: int
     chunks: int
+    digest: bytes
 
 
 def _find(connection: apsw.Connection, doc_id: str) -> _Found | None:
-    row = connection.execute("SELECT id, next, chunks FROM documents WHERE doc_id = ?", (doc_id,)).fetchone()
-    return None if row is None else _Found(row[0] << SHIFT, row[1], row[2])
+    row = connection.execute("SELECT id, next, chunks, digest FROM documents WHERE doc_id = ?", (doc_id,)).fetchone()
+    return None if row is None else _Found(row[0] << SHIFT, row[1], row[2], row[3])
 
 
 def _rows(connection: apsw.Connection, table: str, columns: str, base: int) -> list[tuple[Any, ...]]:
@@ -189,7 +190,7 @@ def _save_document(
         return found
     inserted: list[Any] = connection.execute(_INSERT, (*row, chunks)).fetchall()
     id: int = inserted[0][0]
-    return _Found(id << SHIFT, 0, chunks)
+    return _Found(id << SHIFT, 0, chunks, b"")
 
 
 def _delete_chunks(connection: apsw.Connection, ids: Sequence[int]) -> None:
@@ -211,7 +212,7 @@ def _rekey(connection: apsw.Connection, operation: Rekey) -> Written:
     except _REFUSALS as error:
         return Written(error=f"the store does not take this document: {error}")
     origin = _find(connection, operation.origin)
-    if origin is None:
+    if origin is None or origin.digest != operation.document.digest:
         return Written(missing=1)
     target = _find(connection, operation.document.doc_id)
     if target is not None and target.base != origin.base:
