@@ -279,6 +279,38 @@ def test_both_halves_of_the_search_count(sink: Sink) -> None:
     assert both[0].score > 1.9 / 61
 
 
+FARAWAY = [f"filler {n} about the first surface of things" for n in range(120)]
+
+
+def test_a_common_word_or_two_do_not_outvote_the_nearest_passage(sink: Sink) -> None:
+    answer = "Armstrong and Aldrin stayed outside for two and a half hours"
+    sink.write([replace("a.txt", [answer]), *(replace(f"{n}.txt", [text]) for n, text in enumerate(FARAWAY))])
+    sink.write([replace("short.txt", ["first surface"])])
+    hits = ask(sink, "first humans walking on the lunar surface", near=answer)
+    assert hits[0].text == answer
+    assert len(hits) == 10
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("E1734", "Error E1734 means that the rotor is blocked: remove limescale."),
+        ("what is error E1734", "Error E1734 means that the rotor is blocked: remove limescale."),
+        ("Priya Raghunathan", "Accounts are made by Priya Raghunathan in the service centre."),
+        ("77-3321-B", "The spare gasket has the part number 77-3321-B."),
+        ("client_max_body_size", "The directive client_max_body_size limits an upload."),
+        ("HT-2024-0392", "合同编号HT-2024-0392，甲方为上海宏远机械有限公司。"),
+        ("超过三天的病假由谁批准", "三天以内的病假由部门经理批准，超过三天的由人事部批准。"),
+    ],
+)
+def test_a_literal_match_comes_first_wherever_the_vectors_point(sink: Sink, question: str, text: str) -> None:
+    """As with names and codes, and in a language that the model does not read."""
+    sink.write([replace(f"{n}.txt", [f"error and part number {n}", other]) for n, other in enumerate(FARAWAY)])
+    sink.write([replace("wanted.txt", [text])])
+    for other in FARAWAY[::40]:
+        assert ask(sink, question, near=other)[0].text == text
+
+
 def test_equal_texts_of_copies_are_all_shown_in_an_order_that_does_not_change(sink: Sink) -> None:
     operations = [replace(f"{n}.txt", ["the very same passage"]) for n in range(8)]
     sink.write(operations)

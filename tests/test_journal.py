@@ -405,7 +405,7 @@ def test_a_common_cause_is_no_strike(tmp_path: Path) -> None:
         await journal.release((await rows(journal))["failed"])
         await journal.settle((await rows(journal))["failed"], "failed", "x", retry_in=0)
         for row in claimed.values():
-            await journal.absolve(row, row.path.ljust(16), "common", 1000)
+            await journal.absolve(row, row.path.ljust(16), "common", 1000, running=row.path == b"mine")
         found = await rows(journal)
         assert {name: row.state for name, row in found.items()} == {
             "failed": "failed", "again": "running", "good": "indexed", "mine": "failed",
@@ -679,9 +679,10 @@ class Operations(RuleBasedStateMachine):
     def absolve(self, data: st.DataObject) -> None:
         """Attempts of long ago turn out to be nobody's fault; the files may be anywhere by now."""
         row = self.past[data.draw(st.sampled_from(sorted(self.past)))]
-        if self.hands.get(row.id) is row:
+        running = self.hands.get(row.id) is row
+        if running:
             del self.hands[row.id]
-        self.do(self.journal.absolve(row, None, "common", 0))
+        self.do(self.journal.absolve(row, None, "common", 0, running=running))
 
     @rule()
     def retry(self) -> None:
@@ -716,5 +717,5 @@ class Operations(RuleBasedStateMachine):
 
 TestOperations = Operations.TestCase
 TestOperations.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

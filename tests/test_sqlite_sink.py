@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from ingestd.errors import ConfigError, IndexMismatchError, IndexUnavailableError, IngestdError
 from ingestd.types import Query, Remove, Replace, Written
 from ingestd_plugins import sqlite_file
-from ingestd_plugins.fusion import reciprocal_rank
+from ingestd_plugins.fusion import fuse, rarity, votes
 from ingestd_plugins.sqlite import SqliteSink
-from ingestd_plugins.sqlite_search import glob_pattern
-from ingestd_plugins.terms import match_expression, prepare
+from ingestd_plugins.sqlite_search import coverages, glob_pattern
+from ingestd_plugins.terms import coverage, match_expression, prepare, question_words
 from tests import sink_cases
 from tests.sink_cases import DIMS, FINGERPRINT, ask, contents, document, replace
 
@@ -303,20 +303,84 @@ def test_a_question_that_is_not_finite_is_searched_by_its_words(sink: SqliteSink
     assert sink.search(Query(text="", vector=broken)) == []
 
 
-def test_reciprocal_rank_fusion() -> None:
-    scores = reciprocal_rank([("a", 0.1), ("b", 0.2), ("c", 0.2), ("d", 0.3)], [("c", -9.0), ("e", -8.0)])
-    assert scores == {"a": 1 / 61, "b": 1 / 62, "c": 1 / 62 + 1 / 61, "d": 1 / 64, "e": 1 / 62}
-    assert reciprocal_rank([], []) == {}
+def test_weighted_reciprocal_rank_fusion() -> None:
+    near = [("a", 0.1), ("b", 0.2), ("c", 0.2), ("d", 0.3)]
+    scores = fuse(near, [("c", -9.0), ("e", -8.0), ("f", -7.0)], {"c": 1.0, "e": 0.75, "f": 0.5})
+    assert scores == {"a": 1 / 61, "b": 1 / 62, "c": 1 / 62 + 2 / 61, "d": 1 / 64, "e": 1 / 62, "f": 0}
+    assert fuse([], [("c", -9.0), ("d", -9.0), ("e", -8.0)], {}) == {"c": 1 / 61, "d": 1 / 61, "e": 1 / 63}
+    assert fuse([], [], {}) == {}
+
+
+def test_half_of_a_question_is_no_vote_and_all_of_it_outvotes_nearness() -> None:
+    assert [votes(share / 8) for share in range(9)] == [0, 0, 0, 0, 0, 0.5, 1, 1.5, 2]
+    literal = [(f"literal {n}", float(n)) for n in range(50)]
+    scores = fuse([(f"near {n}", float(n)) for n in range(50)], literal, dict.fromkeys(dict(literal), 1.0))
+    assert min(scores[key] for key, _ in literal) > scores["near 0"]
+
+
+def test_rare_terms_weigh_more() -> None:
+    weights = [rarity(count, 1000) for count in (0, 1, 10, 100, 500, 1000, 2000)]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[0] > 7
+    assert min(weights) >= 0
+
+
+def test_coverage() -> None:
+    words = [("error",), ("e1734",), ("nightly",)]
+    counts = {"error": 300, "e1734": 1, "nightly": 0}
+    assert coverage(words, counts, 1000, {"error", "e1734", "nightly"}) == 1
+    assert coverage(words, counts, 1000, set()) == 0
+    assert coverage(words, counts, 1000, {"error"}) < 0.1
+    assert 0.4 < coverage(words, counts, 1000, {"e1734"}) < 0.5, "a word that is nowhere was asked for all the same"
+    assert coverage([], {}, 1000, set()) == 0
+
+
+def test_coverage_of_cjk_runs_is_by_character() -> None:
+    words = question_words("写程序员")
+    assert words == [("写程", "程序", "序员")]
+    nowhere_else = {"写程": 5, "程序": 5, "序员": 0}
+    assert coverage(words, nowhere_else, 1000, {"写程", "程序"}) == 1, "a pair found nowhere is an accident"
+    everywhere = dict.fromkeys(words[0], 5)
+    assert coverage(words, everywhere, 1000, {"写程", "序员"}) == pytest.approx(1)
+    assert coverage(words, everywhere, 1000, {"写程"}) == pytest.approx(1 / 2)
+    assert coverage(words, everywhere, 1000, {"程序"}) == pytest.approx(2 / 3)
+
+
+def test_coverage_is_counted_over_the_whole_index(sink: SqliteSink) -> None:
+    """Also where the words of a passage are not spelled as in the question, and whatever the filter of the search."""
+    sink.write([replace(f"{n}.txt", ["common"]) for n in range(40)])
+    sink.write([replace("a.txt", ["Common Connections in 数据库"]), replace("b.txt", ["rare"])])
+    with sink._snapshot() as connection:
+        rowids = dict(connection.execute("SELECT CAST(name AS TEXT), id << 32 FROM documents"))
+        asked = [rowids["a.txt"], rowids["b.txt"], rowids["0.txt"]]
+        words = question_words("common connected 据 nowhere")
+        shares = coverages(connection, words, asked)
+    counts = {"common": 41, "connected": 1, "据": 1, "nowhere": 0}
+    for rowid, held in zip(asked, ({"common", "connected", "据"}, set(), {"common"}), strict=True):
+        assert shares[rowid] == pytest.approx(coverage(words, counts, 42, held))
+
+
+def test_no_hit_is_lost_for_being_too_far_down_to_be_weighed(sink: SqliteSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink.write([replace(f"{n}.txt", [f"passage {n}"]) for n in range(60)])
+    monkeypatch.setattr("ingestd_plugins.sqlite._VOTERS", 5)
+    assert len(ask(sink, "passage", near="passage 7", top=60)) == 60
+    assert len(ask(sink, "passage", top=60)) == 60
 
 
 def test_shingles() -> None:
     assert prepare("plain ASCII stays as it is") == "plain ASCII stays as it is"
     assert prepare("用Python写程序。").split() == ["用", "Python", "写程", "程序", "序", "。"]
     assert prepare("ＡＢＣ ﾃﾞｰﾀ").split() == ["ABC", "デー", "ータ", "タ"]
-    assert match_expression("写程序 用 Python 写程序") == '"写程" OR "程序" OR "用"* OR "python"'
-    assert match_expression('the "best" OR (worst)') == '"best" OR "worst"'
-    assert match_expression("what is it") == '"what" OR "is" OR "it"'
-    assert match_expression("。！") == ""
+
+
+def test_words_of_a_question() -> None:
+    assert question_words("写程序 用 Python 写程序") == [("写程", "程序"), ("用",), ("python",)]
+    assert question_words('the "best" OR (worst)') == [("best",), ("worst",)]
+    assert question_words("what is it") == [("what",), ("is",), ("it",)]
+    assert question_words("。！") == []
+    assert sum(map(len, question_words("程序" * 20 + "员" * 40 + " ".join(f"w{n}" for n in range(99))))) == 64
+    assert match_expression(question_words("写程序 用 Python")) == '"写程" OR "程序" OR "用"* OR "python"'
+    assert match_expression([]) == ""
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,7 +11,7 @@ import msgspec
 from ingestd.schema import Count, Duration, Name, PositiveDuration, Size
 
 DEFAULT_EXCLUDES = (
-    "~$*", "*.part", "*.crdownload", "*.tmp", ".git/", ".hg/", ".svn/", "*.swp", "*.swo", "*~", "#*#", ".#*",
+    "~$*", "*.part", "*.crdownload", "*.tmp", ".git/", ".hg/", ".svn/", "*.swp", "*.swo", "*~", "\\#*#", ".#*",
     ".DS_Store", "Thumbs.db", "desktop.ini", "__pycache__/", "node_modules/", ".Trash*/", "lost+found/",
 )  # fmt: skip
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

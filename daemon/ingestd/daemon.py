@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import msgspec
 
 from ingestd import journal as journals
 from ingestd import process, reports
-from ingestd.channel import read_blob
+from ingestd.channel import FRAME_LIMIT, read_blob
 from ingestd.config import DEFAULT_MODEL, Config, WatchTable
 from ingestd.control import ControlServer
 from ingestd.dispatch import Batch, Dispatcher, Indexer
@@ -72,6 +72,19 @@ class Lock:
 def _resolve(future: asyncio.Future[Any], value: Any, _: list[int]) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def _frames(paths: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The paths in as many parts as frames are needed for them."""
+    part: list[bytes] = []
+    size = 0
+    for path in paths:
+        if part and size + len(path) > FRAME_LIMIT // 2:
+            yield part
+            part, size = [], 0
+        part.append(path)
+        size += len(path) + 8
+    yield part
 
 
 class Daemon:
@@ -423,7 +436,9 @@ class Daemon:
             table, below = self._place(path)
             jobs.setdefault(table.name, (table, []))[1].append(below)
         try:
-            scans = [self.watching.scan(table, below, number) for table, below in jobs.values()]
+            scans = [
+                self.watching.scan(table, part, number) for table, below in jobs.values() for part in _frames(below)
+            ]
             scanning = asyncio.ensure_future(asyncio.gather(*scans))
             while True:
                 if scanning.done():

@@ -525,8 +525,8 @@ class Dispatcher:
         wait = self.causes.wait(attempt.loader)
         for row, digest in innocent:
             cause = f"common cause: {self.causes.warnings[attempt.loader]}"
-            ended = await self.journal.absolve(row, digest, cause, wait)
-        if wait > LONG:
+            ended = await self.journal.absolve(row, digest, cause, wait, running=row is attempt.row)
+        if wait > LONG and ended is not None:
             self._outcome(attempt, ended, reason, 0)
         self.wake()
         return True

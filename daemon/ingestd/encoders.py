@@ -90,7 +90,8 @@ class Encoders:
     async def query(self, text: str) -> bytes:
         """The vector of a question, ahead of everything that waits."""
         self.wanted.set()
-        while True:
+        deaths = 0
+        while deaths < POISON_KILLS:
             await self.pool.ready.wait()
             workers = [worker for worker in self.pool.workers if worker.state in ("idle", "running")]
             if not workers:
@@ -98,14 +99,22 @@ class Encoders:
                 continue
             worker = min(workers, key=lambda worker: self.busy.get(worker, 0.0))
             try:
-                answer, descriptors = await worker.call(EncodeQuery(job=next(self._numbers), text=text))
-            except WorkerDied:
+                answer, descriptors = await asyncio.wait_for(
+                    worker.call(EncodeQuery(job=next(self._numbers), text=text)), 2 * SILENCE
+                )
+            except TimeoutError:
+                worker.kill("limit", f"no answer to a question for {2 * SILENCE:.0f} s")
+                deaths += 1
+                continue
+            except WorkerDied as death:
+                deaths += death.cause not in ("external", "stopped")
                 continue
             for descriptor in descriptors:
                 os.close(descriptor)
             if isinstance(answer, QueryVector):
                 return answer.vector
             raise IngestdError(f"the question cannot be encoded: {getattr(answer, 'reason', answer)}")
+        raise IngestdError("the question cannot be encoded: encoders die of it")
 
     def _put(self, job: Job, *, first: bool = False) -> None:
         self.wanted.set()
@@ -139,6 +148,13 @@ class Encoders:
                 worker.state = "running" if flight else "idle"
                 self._answered(job, *future.result())
 
+        def look() -> None:  # one timer for the worker's life: a timeout for each wait costs more than all the rest
+            nonlocal timer
+            turn.set()
+            timer = loop.call_later(SILENCE / 4, look)
+
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(SILENCE / 4, look)
         try:
             while True:
                 if worker.died.done():
@@ -148,13 +164,9 @@ class Encoders:
                 job = self._take(bool(flight)) if room or not flight else None
                 if job is None:
                     turn.clear()
-                    try:
-                        await asyncio.wait_for(turn.wait(), SILENCE / 4)
-                    except TimeoutError:
-                        if flight and time.monotonic() - worker.last_frame > self._patience(worker, flight.values()):
-                            worker.capture_stack()
-                            await asyncio.sleep(0.2)
-                            worker.kill("limit", f"no answer for {time.monotonic() - worker.last_frame:.0f} s")
+                    await turn.wait()
+                    if flight and time.monotonic() - worker.last_frame > SILENCE:
+                        await self._check_silence(worker, flight.values())
                     continue
                 worker.served += 1
                 if job.done.done():  # its document was given up
@@ -174,6 +186,7 @@ class Encoders:
                 job.deaths += death.cause not in ("external", "stopped")
             raise
         finally:
+            timer.cancel()
             self._turns.remove(turn)
             for job in reversed(list(flight.values())):
                 self._put(job, first=True)
@@ -209,6 +222,25 @@ class Encoders:
                 rate = frame.tokens / frame.busy
                 self.rates[worker] = 0.7 * self.rates.get(worker, rate) + 0.3 * rate
 
+    async def _alone(self, worker: Worker, job: Job, frame: Encode) -> tuple[Any, list[int]]:
+        """Ask with nothing else in flight; a hang is a death like any other. Raises `WorkerDied`."""
+        worker.last_frame = time.monotonic()
+        worker.state = "running"
+        answer = await worker.ask(frame, [job.descriptor])
+        while True:
+            await asyncio.wait({answer}, timeout=SILENCE / 4)
+            if answer.done():
+                worker.state = "idle"
+                return answer.result()
+            await self._check_silence(worker, [job])
+
+    async def _check_silence(self, worker: Worker, flight: Iterable[Job]) -> None:
+        silence = time.monotonic() - worker.last_frame
+        if silence > self._patience(worker, flight):
+            worker.capture_stack()
+            await asyncio.sleep(0.2)
+            worker.kill("limit", f"no answer for {silence:.0f} s")
+
     async def _isolate(self, worker: Worker, job: Job) -> None:
         """Try a suspect alone, by halves, until one chunk is shown to kill fresh encoders, or none does."""
         if not job.suspects:
@@ -216,9 +248,7 @@ class Encoders:
         while job.suspects and not job.done.done():
             start, stop, kills, outside = job.suspects.pop()
             try:
-                answer, descriptors = await worker.call(
-                    Encode(job=job.number, start=start, stop=stop), [job.descriptor]
-                )
+                answer, descriptors = await self._alone(worker, job, Encode(job=job.number, start=start, stop=stop))
             except WorkerDied as death:
                 if death.cause in ("external", "stopped"):
                     outside += 1

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,6 +37,7 @@ ALONE_LIMIT = 10
 """Interruptions while running alone after which the file is quarantined."""
 
 T = TypeVar("T")
+Call = Callable[[sqlite3.Connection], Any]
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -57,6 +57,7 @@ CREATE TABLE documents(
     indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, chunks INTEGER NOT NULL DEFAULT 0,
     UNIQUE(source, path, member));
 CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
+CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1;
 CREATE INDEX tombstones ON documents(id) WHERE state = 'queued' AND gone = 1;
 CREATE INDEX waiting ON documents(retry_at) WHERE state = 'failed';
 CREATE INDEX troubles ON documents(id) WHERE state IN ('failed', 'quarantined', 'partial');
@@ -191,9 +192,7 @@ class Journal:
         self._db = connect(path)
         self._reader = connect(path, readonly=True)
         self._reading = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any] | None] | None] = queue.SimpleQueue()
         self._turn = 0
         self._closing = threading.Event()
         self.commits = 0
@@ -204,9 +203,9 @@ class Journal:
         """Carry out `call` in the writer thread; durable when this returns. It may be carried out again."""
         if self._closing.is_set():
             raise IngestdError("the journal is closed: ingestd stops")
-        future: Future[T] = Future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.put((call, future))
-        return await asyncio.wrap_future(future)
+        return await future
 
     async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """Carry out a call that only reads, beside the writer: it answers even while nothing can be written.
@@ -254,13 +253,9 @@ class Journal:
                     outcomes = [(None, IngestdError(self.trouble))] * len(calls)
                 else:
                     self.trouble = None
-                for (_, future), (value, failure) in zip(calls, outcomes, strict=True):
-                    if not future.set_running_or_notify_cancel():
-                        continue
-                    if failure is None:
-                        future.set_result(value)
-                    else:
-                        future.set_exception(failure)
+                answers = [(future, *outcome) for (_, future), outcome in zip(calls, outcomes, strict=True) if future]
+                if answers:  # the loop is woken once for all of them
+                    answers[0][0].get_loop().call_soon_threadsafe(answer, answers)
                 break
         self._db.close()
 
@@ -348,7 +343,7 @@ class Journal:
     async def claim(self, limit: int, *, pool: str = "", alone: bool = False) -> list[Row]:
         """Files to load next by the workers of `pool`, now `running`: fresh ones first, sources in turn.
 
-        `alone`: one that was interrupted so often that it is to run while no other file is loaded.
+        `alone`: those of any pool that were interrupted so often that each is to run while no other file is loaded.
         """
 
         def call(db: sqlite3.Connection) -> list[Row]:
@@ -356,6 +351,16 @@ class Journal:
             db.execute("UPDATE documents SET state = 'queued' WHERE state = 'failed' AND retry_at <= ?", (now,))
             names = [name for (name,) in db.execute("SELECT source FROM counts WHERE state = 'queued' AND files > 0")]
             found: list[int] = []
+            if alone:
+                names = []
+                found = [
+                    id
+                    for (id,) in db.execute(
+                        "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND alone = 1 AND retry_at <= ?"
+                        " ORDER BY id LIMIT ?",
+                        (now, limit),
+                    )
+                ]
             # Fresh files of any source overtake the backlog of all.
             for fresh in (1, 0):
                 for turn in range(len(names)):
@@ -367,8 +372,8 @@ class Journal:
                         id
                         for (id,) in db.execute(
                             "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND pool = ? AND source = ?"
-                            " AND fresh = ? AND retry_at <= ? AND alone = ? ORDER BY id LIMIT ?",
-                            (pool, name, fresh, now, alone, share),
+                            " AND fresh = ? AND retry_at <= ? AND alone = 0 ORDER BY id LIMIT ?",
+                            (pool, name, fresh, now, share),
                         )
                     ]
             self._turn += 1
@@ -474,7 +479,7 @@ class Journal:
         def call(db: sqlite3.Connection) -> None:
             db.execute("UPDATE documents SET loading = 0 WHERE id = ?", (row.id,))
 
-        self._calls.put((call, Future()))
+        self._calls.put((call, None))
 
     async def indexed(
         self,
@@ -593,23 +598,25 @@ class Journal:
             )
         )
 
-    async def absolve(self, row: Row, digest: bytes | None, reason: str, retry_in: float) -> Ended:
+    async def absolve(
+        self, row: Row, digest: bytes | None, reason: str, retry_in: float, *, running: bool = False
+    ) -> Ended | None:
         """A failure turned out to have a common cause: the file takes no strike and is tried again later.
 
-        Another attempt with it that runs by now, and a newer version of it, are left alone.
+        `running`: it is the attempt in hand that ends so. Else it is an earlier one: then another attempt that runs by
+        now, and a newer version, are left alone (None).
         """
 
-        def call(db: sqlite3.Connection) -> Ended:
+        def call(db: sqlite3.Connection) -> Ended | None:
             if digest is not None:
                 db.execute("DELETE FROM strikes WHERE digest = ?", (digest,))
-            found = db.execute("SELECT version, attempts, state, batch FROM documents WHERE id = ?", (row.id,)).fetchone()
-            if found is None or found[2] not in ("running", "failed", "quarantined"):
-                return Ended("queued", None)
-            version, attempts, state, batch = found
-            same = version == row.version
-            if not (attempts == (row.attempts if same else 0) if state == "running" else same):
-                return Ended("queued", batch)
-            db.execute("UPDATE documents SET attempts = 0 WHERE id = ?", (row.id,))
+            changed = db.execute(
+                "UPDATE documents SET attempts = 0 WHERE id = ?"
+                " AND (? OR (state IN ('failed', 'quarantined') AND version = ?))",
+                (row.id, running, row.version),
+            ).rowcount
+            if not changed:
+                return None
             return self._finish(db, row, "failed", reason, reason=reason, retry_at=time.time() + retry_in)
 
         return await self.run(call)
@@ -706,6 +713,17 @@ class Journal:
     async def retry(self, ids: Sequence[int] | None) -> int:
         """Give failed, quarantined, partial and skipped files another try, their strikes forgotten."""
         return await self.run(lambda db: retry(db, ids))
+
+
+def answer(answers: Iterable[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    """Hand out what came of a group of calls to those who still wait for it. Runs in the event loop."""
+    for future, value, failure in answers:
+        if future.done():
+            continue
+        if failure is None:
+            future.set_result(value)
+        else:
+            future.set_exception(failure)
 
 
 def interrupt(db: sqlite3.Connection, row: Row, reason: str, retry_at: float, *, alone: bool = False) -> Ended:

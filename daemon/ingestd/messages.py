@@ -28,7 +28,7 @@ class Frame(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Start(Frame, frozen=True, kw_only=True):
-    """First frame to a worker."""
+    """First frame to a worker. Descriptor, if any: a blob of the settings (msgpack), where no frame holds them."""
 
     stage: str
     version: str

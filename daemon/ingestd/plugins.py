@@ -13,6 +13,7 @@ import pluggy
 from ingestd import hookspecs
 from ingestd.messages import PluginError, PluginItem
 from ingestd.types import Engine, Loader, Sink
+from ingestd.worker import one_line
 
 GROUP = "ingestd"
 
@@ -50,8 +51,8 @@ def discover(*hooks: str, block: Iterable[str] = (), trying: Callable[[str], Non
                 for objects in getattr(manager.hook, f"register_{hook}")():
                     for item in objects:
                         _add(registry, hook, item, distribution)
-        except Exception as error:
-            cause = "".join(traceback.format_exception_only(error)).strip()
+        except (Exception, SystemExit) as error:
+            cause = one_line("".join(traceback.format_exception_only(error)))
             registry.errors.append(PluginError(entry.name, distribution, cause))
     return registry
 

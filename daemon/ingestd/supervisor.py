@@ -7,6 +7,7 @@ that spawned it. Death is seen through a pidfd, never by end-of-file: a grandchi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -20,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 import ingestd
 from ingestd import channel, process
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
+from ingestd.types import display
 from ingestd.worker import PAGE_SIZE, Page, one_line
 
 log = logging.getLogger("ingestd.supervisor")
@@ -116,7 +120,7 @@ class Worker:
             settings=dict(settings),
         )
         try:
-            await self.channel.send(start)
+            await self._send_start(start)
             waits: set[asyncio.Future[Any]] = {self._ready, self.died}
             await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except ConnectionError:
@@ -135,43 +139,60 @@ class Worker:
             reason = f"was not ready within {timeout:.0f} s{self._last_line()}"
         await self.end("it did not start")
         raise StartError(
-            f"the {self.stage} worker cannot start: {reason}", fatal=bool(self._words and self._words.fatal)
+            f"the {self.stage} worker cannot start: {reason}",
+            fatal=bool(self._words and self._words.fatal),
+            command=self._words.command if self._words else None,
         )
 
-    def _spawn(self) -> None:
-        ours, theirs = channel.pair()
-        out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(out_write, True)
-        page = os.memfd_create("ingestd-page", os.MFD_CLOEXEC)
-        self._stack = os.memfd_create("ingestd-stack", os.MFD_CLOEXEC)
-        os.ftruncate(page, PAGE_SIZE)
-        self._page_fd = page
-        self._page = Page(page)
+    async def _send_start(self, start: Start) -> None:
+        """Settings that no frame holds (thousands of paths to read) go beside it."""
+        packed = msgspec.msgpack.encode(start.settings)
+        if len(packed) < channel.FRAME_LIMIT // 2:
+            await self.channel.send(start)
+            return
+        blob = channel.write_blob([packed], self.scratch)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ingestd.worker", str(theirs.fileno()), str(page), str(self._stack),
-                 str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=out_write,
-                stderr=out_write,
-                cwd="/",
-                env=self._environment(),
-                pass_fds=(theirs.fileno(), page, self._stack),
-                start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            ours.close()
-            os.close(out_read)
-            raise StartError(f"the {self.stage} worker cannot be spawned: {error}") from error
+            await self.channel.send(msgspec.structs.replace(start, settings={}), [blob])
         finally:
-            theirs.close()
-            os.close(out_write)
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        self._output = out_read
+            os.close(blob)
+
+    def _spawn(self) -> None:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_alone:
+            try:
+                ours, theirs = channel.pair()
+                undo.callback(ours.close)
+                theirs_alone.callback(theirs.close)
+                self._output, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                undo.callback(os.close, self._output)
+                theirs_alone.callback(os.close, out_write)
+                os.set_blocking(out_write, True)
+                self._page_fd = os.memfd_create("ingestd-page", os.MFD_CLOEXEC)
+                undo.callback(os.close, self._page_fd)
+                self._stack = os.memfd_create("ingestd-stack", os.MFD_CLOEXEC)
+                undo.callback(os.close, self._stack)
+                os.ftruncate(self._page_fd, PAGE_SIZE)
+                self._page = Page(self._page_fd)
+                undo.callback(self._page.close)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "ingestd.worker", str(theirs.fileno()), str(self._page_fd),
+                     str(self._stack), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out_write,
+                    stderr=out_write,
+                    cwd="/",
+                    env=self._environment(),
+                    pass_fds=(theirs.fileno(), self._page_fd, self._stack),
+                    start_new_session=True,
+                )  # fmt: skip
+                undo.callback(self._process.kill)
+                self.pid = self._process.pid
+                self._pidfd = os.pidfd_open(self.pid)
+            except OSError as error:  # no more processes or descriptors to be had
+                raise StartError(f"the {self.stage} worker cannot be spawned: {error}") from error
+            undo.pop_all()
         self.channel: channel.AsyncChannel[Any] = channel.AsyncChannel(ours, FROM_WORKER[self.stage])
         self.channel.listen(self._received, self._channel_ended)
-        self._loop.add_reader(out_read, self._read_output)
+        self._loop.add_reader(self._output, self._read_output)
         self._loop.add_reader(self._pidfd, self._exited)
 
     def _environment(self) -> dict[str, str]:
@@ -208,6 +229,7 @@ class Worker:
         for descriptor in (self._output, self._pidfd):
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
+        self._page.close()
         os.close(self._page_fd)
         os.close(self._stack)
         self.channel.close()
@@ -392,7 +414,7 @@ class Worker:
         if self._dropped:
             log.warning("%s worker %d: %d lines left out", self.stage, self.pid, self._dropped, extra=extra)
             self._dropped = 0
-        where = f" ({os.fsdecode(self.path).encode('utf-8', 'replace').decode()})" if self.path else ""
+        where = f" ({one_line(display(self.path))})" if self.path else ""
         log.info("%s worker %d%s: %s", self.stage, self.pid, where, text, extra=extra)
 
     def _last_line(self) -> str:
@@ -402,6 +424,9 @@ class Worker:
 
 abandoned: list[int] = []
 """Process ids that survived SIGKILL."""
+
+
+_serials = itertools.count(1)
 
 
 def remove_tree(path: Path) -> None:
@@ -437,7 +462,6 @@ class Pool:
         self.restarts = 0
         self.failed: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
         """Set when no worker of this stage could be started `START_ATTEMPTS` times in a row."""
-        self._serial = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._warming: asyncio.Task[Worker] | None = None
 
@@ -446,6 +470,17 @@ class Pool:
         self._tasks = [
             asyncio.create_task(self._slot(number), name=f"{self.stage} {number}") for number in range(self.size)
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A slot ends by an error only if ingestd has one: then nothing may wait for its work for ever."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self.trouble = f"a slot of the {self.stage} workers ended: {error!r}"
+        log.error("%s", self.trouble, exc_info=error)
+        if not self.failed.done():
+            self.failed.set_result(StartError(self.trouble, fatal=True))
 
     def renew(self) -> None:
         """Have every worker replaced before its next job: the settings changed."""
@@ -530,8 +565,7 @@ class Pool:
         return worker
 
     async def _start(self, number: int) -> Worker:
-        self._serial += 1
-        token = f"{self.prefix}.{self.stage}.{self._serial}"
+        token = f"{self.prefix}.{self.stage}.{next(_serials)}"
         scratch = self.scratch / token
         scratch.mkdir(mode=0o700, parents=True)
         worker = Worker(self.stage, token, scratch)
@@ -540,5 +574,6 @@ class Pool:
             await worker.start(self.settings(number), self.start_timeout)
         except BaseException:
             self.workers.discard(worker)
+            shutil.rmtree(scratch, ignore_errors=True)
             raise
         return worker

@@ -13,9 +13,11 @@ import sys
 import traceback
 from typing import Any, Final
 
+import msgspec
+
 import ingestd
 from ingestd import process
-from ingestd.channel import Channel
+from ingestd.channel import Channel, read_blob
 from ingestd.errors import IndexUnavailableError, IngestdError
 from ingestd.messages import TO_WORKER, Ready, Start, StartFailed
 
@@ -31,6 +33,7 @@ class Page:
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, PAGE_SIZE)
+        self._last: tuple[int, str] | None = None
 
     def step(self, place: str) -> None:
         """One step further. `place`: "page 3, element 17"; it is what `why` shows if the worker is killed now."""
@@ -40,9 +43,16 @@ class Page:
         _HEAD.pack_into(self._memory, 0, (counter + 1) & 0xFFFFFFFFFFFFFFFF, len(data))
 
     def read(self) -> tuple[int, str]:
+        if self._last is not None:
+            return self._last
         counter, length = _HEAD.unpack_from(self._memory)
         place = self._memory[_HEAD.size : _HEAD.size + min(length, PAGE_SIZE - _HEAD.size)]
         return counter, place.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give the memory back, and its descriptor, of which the map has a copy; `read` keeps its last answer."""
+        self._last = self.read()
+        self._memory.close()
 
 
 page: Page | None = None
@@ -82,9 +92,11 @@ def main() -> None:
     global page
     page = Page(page_fd)
     channel: Channel[Any] = Channel(socket.socket(fileno=channel_fd), TO_WORKER)
-    start, _ = channel.receive()
+    start, descriptors = channel.receive()
     if not isinstance(start, Start):
         sys.exit(f"the first frame is {type(start).__name__}")
+    for descriptor in descriptors:
+        start = msgspec.structs.replace(start, settings=msgspec.msgpack.decode(read_blob(descriptor)))
     try:
         if start.version != ingestd.__version__:
             raise IngestdError(

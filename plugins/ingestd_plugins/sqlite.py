@@ -18,10 +18,13 @@ from ingestd.errors import ConfigError, IngestdError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Fingerprint, Hit, Indexed, Operation, Query, Sink, Written, chunk_id
 from ingestd_plugins import sqlite_file, sqlite_search
-from ingestd_plugins.fusion import reciprocal_rank
+from ingestd_plugins.fusion import fuse
 from ingestd_plugins.sqlite_write import carry_out
+from ingestd_plugins.terms import question_words
 
 _TOP_LIMIT = 10_000
+_VOTERS = 1_000
+"""Passages of the ranking by words that are weighed; a place further down moves nothing that is near."""
 
 
 class SqliteSink:
@@ -103,8 +106,11 @@ class SqliteSink:
         where, arguments = sqlite_search.condition(query)
         with self._snapshot() as connection:
             near = sqlite_search.nearest(connection, query.vector, where, arguments, depth)
-            worded = sqlite_search.best_worded(connection, query.text, where, arguments, depth)
-            scores = reciprocal_rank(near, worded)
+            words = question_words(query.text)
+            most = min(depth, _VOTERS) if near else depth
+            worded = sqlite_search.best_worded(connection, words, where, arguments, most)
+            shares = sqlite_search.coverages(connection, words, [id for id, _ in worded]) if near and worded else {}
+            scores = fuse(near, worded, shares)
             places = sqlite_search.places(connection, scores)
             best = sorted(scores, key=lambda id: (-scores[id], places[id]))[:top]
             hits = sqlite_search.hits(connection, best)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from ingestd_plugins.fusion import rarity
 
 _CJK = (
     "\u1100-\u11ff\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
@@ -44,21 +48,56 @@ def _pairs(run: str) -> list[str]:
     return [run[i : i + 2] for i in range(len(run) - 1)]
 
 
-def match_expression(question: str) -> str:
-    """An FTS5 expression that matches any term of the question; "" where it has none.
+def question_words(question: str) -> list[tuple[str, ...]]:
+    """The terms of each word that counts in a question: the word itself, of a run of CJK characters its pairs.
 
-    Every term is quoted, so that nothing a person types is an operator.
+    No word comes twice, and all of them have at most 64 terms. A run of one CJK character is that character.
     """
     plain = unicodedata.normalize("NFKC", question.encode(errors="replace").decode())
-    terms: dict[str, None] = {}
-    words = [word.lower() for word in _WORD.findall(plain)]
-    for word in [word for word in words if word not in _COMMON] or words:
-        if not _RUN.match(word):
-            terms[f'"{word}"'] = None
-        elif len(word) == 1:
-            terms[f'"{word}"*'] = None
-        else:
-            terms.update((f'"{pair}"', None) for pair in _pairs(word))
-        if len(terms) >= _TERM_LIMIT:
+    words: dict[str, tuple[str, ...]] = {}
+    room = _TERM_LIMIT
+    found = [word.lower() for word in _WORD.findall(plain)]
+    for word in [word for word in found if word not in _COMMON] or found:
+        if word in words:
+            continue
+        pairs = _pairs(word) if _RUN.match(word) else []
+        words[word] = tuple(pairs[:room]) or (word,)
+        room -= len(words[word])
+        if not room:
             break
-    return " OR ".join(list(terms)[:_TERM_LIMIT])
+    return list(words.values())
+
+
+def phrase(term: str) -> str:
+    """An FTS5 expression that matches the term. It is quoted, so that nothing a person types is an operator."""
+    return f'"{term}"*' if len(term) == 1 and _RUN.match(term) else f'"{term}"'
+
+
+def match_expression(words: Iterable[Sequence[str]]) -> str:
+    """An FTS5 expression that matches any term of the words; "" where there are none."""
+    return " OR ".join(dict.fromkeys(phrase(term) for word in words for term in word))
+
+
+def coverage(words: Iterable[Sequence[str]], counts: Mapping[str, int], total: int, held: AbstractSet[str]) -> float:
+    """How much of the question a passage with the terms `held` holds, 0 to 1: rare terms weigh more than common ones.
+
+    `counts`: in how many of the `total` passages each term is.
+
+    Half the pairs of a run of CJK characters end in one word and begin in the next: accidents that no passage need
+    share. So a pair found nowhere does not count (a word found nowhere counts most: it was asked for), and one beside
+    a pair that is held is held by half, that is by the character that both have in common.
+    """
+    whole = part = 0.0
+    for word in words:
+        for place, term in enumerate(word):
+            count = counts.get(term, 0)
+            if not count and len(word) > 1:
+                continue
+            weight = rarity(count, total)
+            whole += weight
+            if term in held:
+                part += weight
+            else:
+                beside = (*word[max(0, place - 1) : place], *word[place + 1 : place + 2])
+                part += weight * sum(neighbour in held for neighbour in beside) / 2
+    return part / whole if whole else 0.0

@@ -47,9 +47,10 @@ async def take_in(daemon: Daemon, path: bytes) -> dict[str, Any]:
     return {**record, **{key: summary[key] for key in ("indexed", "quarantined", "failed", "chunks")}}
 
 
-async def respawn(pool: Pool) -> dict[str, float]:
+async def respawn(daemon: Daemon, pool: Pool) -> dict[str, float]:
     """Kill one worker; seconds until another one is ready, and its memory in MB."""
-    victim = next(worker for worker in pool.workers if worker.state in ("idle", "running"))
+    living = [worker for worker in pool.workers if worker.state in ("idle", "running")]
+    victim = max(living, key=lambda worker: worker.served)  # not the spare, which is replaced when it is needed
     victim.served += 1  # one that has done nothing yet is replaced after a pause
     known = set(pool.workers)
     began = time.monotonic()
@@ -60,6 +61,7 @@ async def respawn(pool: Pool) -> dict[str, float]:
             break
         if time.monotonic() - began > PATIENCE:
             raise SystemExit(f"no {pool.stage} worker came back")
+        daemon.dispatcher.wake()  # a slot without a file looks once a second whether its worker lives
         await asyncio.sleep(POLL)
     seconds = time.monotonic() - began
     memory = status_kib(fresh[0].pid)
@@ -78,7 +80,7 @@ async def serve(arguments: argparse.Namespace) -> None:
             found: dict[str, list[dict[str, float]]] = {stage: [] for stage in pools}
             for _ in range(arguments.respawn):
                 for stage, pool in pools.items():
-                    found[stage].append(await respawn(pool))
+                    found[stage].append(await respawn(daemon, pool))
             say({"respawn": found})
     say({"total": time.monotonic() - began})
 

@@ -15,7 +15,7 @@ def measure(*, quick: bool) -> list[Figure]:
         found = {}
         for name, tables in (("real model", runs.REAL), ("hashing", {})):
             runs.say(f"killing workers, {name}")
-            config = write_config(scratch / f"state{len(found)}", None, **tables)
+            config = write_config(scratch / f"state{len(found)}", None, load={"workers": 1}, **tables)
             times = 1 if quick else 3
             found[name] = runs.host(config, primer, options=("--respawn", str(times))).respawn
     figures = []
