@@ -76,7 +76,7 @@ ANY = reduce(or_, (type(frame) for frame, _ in EXAMPLES[1:]), type(EXAMPLES[0][0
 
 def descriptors() -> set[int]:
     found = set()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+    for name in os.listdir("/proc/self/fd"):
         try:
             os.fstat(int(name))
         except OSError:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestd.atoms import CHARACTERS_PER_TOKEN
 from ingestd.chunk import ChunkedDocument, Chunker, Chunking, clean
+from ingestd.chunk.atoms import CHARACTERS_PER_TOKEN
 from ingestd.errors import ConfigError
 from ingestd.models import FastTokenizer, bundled
 from ingestd.types import Element, Tokenizer, text_hash

@@ -41,7 +41,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
             monkeypatch.delenv(name)
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.setenv("INGESTD_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("ingestd.settings.SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr("ingestd.config.settings.SYSTEM_FILE", tmp_path / "none.toml")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Result:
@@ -119,7 +119,7 @@ def test_the_command_line_imports_next_to_nothing(tmp_path: Path, capsys: pytest
     began = time.perf_counter()
     assert process("--help", cwd=tmp_path).returncode == 0
     with capsys.disabled():
-        print(f"\n`ingestd --help`: {time.perf_counter() - began:.2f} s")  # noqa: T201
+        print(f"\n`ingestd --help`: {time.perf_counter() - began:.2f} s")
 
 
 # --- errors ---------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestd.config import Config, LoaderTable, LoadTable, WatchTable, load
+from ingestd.config.schema import convert, fields
 from ingestd.errors import ConfigError
-from ingestd.schema import convert, fields
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 HOME = {"HOME": "/home/someone"}
@@ -102,7 +102,7 @@ def test_the_order_in_which_files_are_looked_for(tmp_path: Path, monkeypatch: py
     assert load(None, environ).encode.model == "variable"
     assert load(None, HOME).encode.model == "config"
     assert load(None, HOME).file == str(tmp_path / "config.toml")
-    monkeypatch.setattr("ingestd.settings.SYSTEM_FILE", tmp_path / "option.toml")
+    monkeypatch.setattr("ingestd.config.settings.SYSTEM_FILE", tmp_path / "option.toml")
     (tmp_path / "config.toml").unlink()
     assert load(None, HOME).encode.model == "option"
     (tmp_path / "option.toml").unlink()

@@ -23,6 +23,7 @@ import ingestd
 from ingestd.channel import Channel, pair, read_blob, write_blob
 from ingestd.chunk import Chunker, pack
 from ingestd.encode import fingerprint, pack_tokens, serve, unpack_tokens
+from ingestd.encode.window import LEAST_BUDGET, TARGET_SECONDS, Budget, Job, Window
 from ingestd.errors import ChannelError, IngestdError, ModelError
 from ingestd.messages import (
     FROM_WORKER,
@@ -39,7 +40,6 @@ from ingestd.messages import (
     Stop,
 )
 from ingestd.types import Element, Fingerprint, Tokens
-from ingestd.window import LEAST_BUDGET, TARGET_SECONDS, Budget, Job, Window
 from ingestd_plugins.hashing import HashingEngine, HashingTokenizer
 
 PLUGIN = '''
@@ -583,7 +583,7 @@ def test_descriptors_are_not_leaked(worker: Worker) -> None:
     def count() -> int:
         worker.channel.send(EncodeQuery(job=99, text="is the last answer's descriptor closed by now?"))
         worker.answer()
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return len(os.listdir("/proc/self/fd"))
 
     before = count()
     for job in range(20):

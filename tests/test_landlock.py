@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestd import landlock
+from ingestd.sandbox import landlock
 
 
 @pytest.fixture

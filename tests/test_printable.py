@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestd.printable import clean, clean_line, document, printable
+from ingestd.cli.printable import clean, clean_line, document, printable
 
 
 @pytest.mark.parametrize("path", [b"/a/\xff.pdf", "/a/\udcff.pdf"])

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from ingestd import landlock, sandbox, seccomp
+from ingestd import sandbox
 from ingestd.errors import IngestdError
+from ingestd.sandbox import landlock, seccomp
 
 NOBODY = 65534
 MACHINE = os.uname().machine

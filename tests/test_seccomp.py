@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from ingestd import seccomp
-from ingestd.seccomp import Instruction
+from ingestd.sandbox import seccomp
+from ingestd.sandbox.seccomp import Instruction
 
 ALLOW, KILL = "allow", "kill"
 ARCHITECTURES = {machine: number for machine, (_, number) in seccomp.MACHINES.items()}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ingestd.messages import Stat
-from ingestd.settle import CLOSED_WAIT, GONE_WAIT, Settle
+from ingestd.watch.settle import CLOSED_WAIT, GONE_WAIT, Settle
 
 
 def version(number: int) -> Stat:

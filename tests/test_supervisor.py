@@ -114,7 +114,7 @@ def trial_stage(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def descriptors() -> list[str]:
     found = []
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+    for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
     return sorted(found)

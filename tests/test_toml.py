@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestd.toml import Key, line_of, lines
+from ingestd.config.toml import Key, line_of, lines
 
 TEXT = '''\
 top = 1

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestd.units import parse_duration, parse_size, spell_duration, spell_size
+from ingestd.config.units import parse_duration, parse_size, spell_duration, spell_size
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from ingestd import terminal, views
+from ingestd.cli import terminal, views
 from ingestd.types import STATES
 
 EVIL = "/docs/\x1b[2J[red]evil\nname\u202e.pdf"

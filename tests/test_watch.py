@@ -40,8 +40,8 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
-from ingestd.observe import file_system
-from ingestd.scan import JournalReader, Rules
+from ingestd.watch.observe import file_system
+from ingestd.watch.scan import JournalReader, Rules
 
 T = TypeVar("T")
 SETTLE = 0.2
@@ -50,7 +50,8 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
 
 LIMITED = """
 import ctypes, pathlib, socket, sys
-from ingestd import source, watch
+from ingestd import watch
+from ingestd.watch import source
 from ingestd.channel import Channel
 from ingestd.messages import TO_WORKER, Start
 descriptor, journal, limit, value = sys.argv[1:]
@@ -594,7 +595,7 @@ def test_without_watches_the_folder_is_polled(supervisor: Supervisor, limit: str
 
 
 def test_polling_by_choice(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingestd.source.POLL", 0.3)
+    monkeypatch.setattr("ingestd.watch.source.POLL", 0.3)
     assert supervisor.watch(mode="poll").mode == "poll"
     write(supervisor.root / "a.txt")
     assert not supervisor.expect("a.txt")["a.txt"].fresh
@@ -742,7 +743,7 @@ def test_rules_follow_gitignore() -> None:
 
 
 def test_reads_of_the_journal_are_in_order_and_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingestd.scan.PAGE", 2)
+    monkeypatch.setattr("ingestd.watch.scan.PAGE", 2)
     reader = JournalReader(tmp_path / "journal.sqlite")
     assert reader.page("docs", b"", b"\xff", states=True) == []
     db = journal.connect(tmp_path / "journal.sqlite")

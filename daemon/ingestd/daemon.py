@@ -332,9 +332,7 @@ class Daemon:
             await self.journal.meta("fingerprint", json.dumps([self._fingerprint_key(), fingerprint]))
         elif self._fingerprint.result() != fingerprint:
             await self.journal.meta("fingerprint", json.dumps([self._fingerprint_key(), fingerprint]))
-            raise IngestdError(
-                "the model is not the one that the index was made with", command="ingestd reindex"
-            )
+            raise IngestdError("the model is not the one that the index was made with", command="ingestd reindex")
         await self.encoders.serve(worker)
 
     def _fingerprint_key(self) -> str:

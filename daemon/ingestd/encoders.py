@@ -53,6 +53,21 @@ class Job:
     deaths: int = 0
     suspects: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(start, stop, kills, kills from outside): ranges of chunks still to be tried alone."""
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    """(start, descriptor of the vectors): ranges that went well alone."""
+
+    def joined(self) -> int:
+        """The vectors of all parts in one blob, copied by the kernel. Returns its descriptor."""
+        whole = os.memfd_create("ingestd", os.MFD_CLOEXEC)
+        for _, part in sorted(self.parts):
+            position, size = 0, os.fstat(part).st_size
+            while position < size:
+                position += os.sendfile(whole, part, position, size - position)
+        return whole
+
+    def drop_parts(self) -> None:
+        while self.parts:
+            os.close(self.parts.pop()[1])
 
 
 class Encoders:
@@ -148,13 +163,13 @@ class Encoders:
                 worker.state = "running" if flight else "idle"
                 self._answered(job, *future.result())
 
-        def look() -> None:  # one timer for the worker's life: a timeout for each wait costs more than all the rest
-            nonlocal timer
-            turn.set()
-            timer = loop.call_later(SILENCE / 4, look)
+        async def look() -> None:
+            """Wake up now and then: a timeout for each wait would cost more than all the rest."""
+            while True:
+                await asyncio.sleep(SILENCE / 4)
+                turn.set()
 
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(SILENCE / 4, look)
+        looking = asyncio.create_task(look())
         try:
             while True:
                 if worker.died.done():
@@ -170,6 +185,7 @@ class Encoders:
                     continue
                 worker.served += 1
                 if job.done.done():  # its document was given up
+                    job.drop_parts()
                     continue
                 if job.deaths >= SUSPECT_AFTER:
                     await self._isolate(worker, job)
@@ -186,7 +202,7 @@ class Encoders:
                 job.deaths += death.cause not in ("external", "stopped")
             raise
         finally:
-            timer.cancel()
+            looking.cancel()
             self._turns.remove(turn)
             for job in reversed(list(flight.values())):
                 self._put(job, first=True)
@@ -259,20 +275,19 @@ class Encoders:
                     job.suspects += [(start, middle, 0, 0), (middle, stop, 0, 0)]
                 elif kills >= POISON_KILLS or outside >= EXTERNAL_LIMIT:
                     log.error("chunk %d kills the encoder: %s", start, death.reason)
-                    job.done.set_exception(PoisonError(f"chunk {start + 1} kills the encoder: {death.reason}"))
+                    if not job.done.done():
+                        job.done.set_exception(PoisonError(f"chunk {start + 1} kills the encoder: {death.reason}"))
+                    job.drop_parts()
                     raise
                 else:
                     job.suspects.append((start, stop, kills, outside))
                 self._put(job, first=True)
                 raise
-            if isinstance(answer, EncodeFailed):
+            if not isinstance(answer, Encoded) or len(descriptors) != 1:
                 self._answered(job, answer, descriptors)
-                return
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if (start, stop) == (0, job.texts):
                 break
-        if not job.done.done():  # alone it does no harm
-            job.deaths = 0
-            job.suspects.clear()
-            self._put(job, first=True)
+            self.tokens += answer.tokens
+            job.parts.append((start, descriptors[0]))
+        if not job.done.done():  # alone it does no harm, or only whole
+            job.done.set_result(job.joined())
+        job.drop_parts()

@@ -78,9 +78,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
 class LoadWorker:
     """The loop, and what must be the same after a file as before it."""
 
-    def __init__(
-        self, channel: Channel[Any], loaders: dict[str, Loader], detector: Detector, chunker: Chunker
-    ) -> None:
+    def __init__(self, channel: Channel[Any], loaders: dict[str, Loader], detector: Detector, chunker: Chunker) -> None:
         self.channel = channel
         self.loaders = loaders
         self.detector = detector
@@ -324,7 +322,12 @@ def open_file(
     own = scratch / "own"
     own.mkdir(mode=0o700)
     file = File(
-        path=alias, name=name, suffix=suffix, media_type=detected.media_type, size=size, scratch=own,
+        path=alias,
+        name=name,
+        suffix=suffix,
+        media_type=detected.media_type,
+        size=size,
+        scratch=own,
         options=proceed.options,
     )
     return file, partial

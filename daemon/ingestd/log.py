@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ingestd.cli.printable import clean_line, printable
 from ingestd.config import LogTable
 from ingestd.errors import ConfigError
-from ingestd.printable import clean_line, printable
 
 ROOT: Final = "ingestd"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ingestd.config.units import parse_size, spell_size
 from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError
 from ingestd.types import File
-from ingestd.units import parse_size, spell_size
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SCAN = 1 << 20

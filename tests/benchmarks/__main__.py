@@ -3,7 +3,6 @@
 Run it on an otherwise quiet machine. Figures that depend on the machine are there for comparison within one run:
 ratios, shares and goals are what to look at. Nothing here passes or fails.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 

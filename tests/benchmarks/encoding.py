@@ -7,7 +7,6 @@ Rounds are interleaved; ratios and shares are medians over the rounds. On a CPU 
 time, which other processes on the machine disturb least. The share of the peak is the model's multiply-adds per second
 over those of large matrix products measured in the same round.
 """
-# ruff: noqa: T201
 
 from __future__ import annotations
 

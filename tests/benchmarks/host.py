@@ -1,6 +1,7 @@
 """A supervisor that tells what its own work cost: `python -m tests.benchmarks.host CONFIG PATH...`.
 
-Takes in one path after the other, as `ingestd ingest` does, and prints a JSON object for each. With `--respawn N` it
+Takes in one folder after the other, as `ingestd ingest` does, and prints a JSON object for each. All are linked below
+one root first, since load workers are replaced when they are to read a new place. With `--respawn N` it
 then kills a worker of each kind N times and prints one more object. `--profile FILE` profiles the event loop's thread.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import cProfile
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,12 +30,13 @@ POLL = 0.005
 PATIENCE = 120.0
 
 
-async def take_in(daemon: Daemon, path: bytes) -> dict[str, Any]:
-    """Ingest one path. Times in seconds: `loop` of the event loop's thread, `cpu` of all threads of this process."""
+async def take_in(daemon: Daemon, root: Path, folder: Path) -> dict[str, Any]:
+    """Ingest one folder. Times in seconds: `loop` of the event loop's thread, `cpu` of all threads of this process."""
+    shutil.copytree(folder, root / folder.name, copy_function=os.link)
     spent = daemon.encoders.spent.copy()
     commits = daemon.journal.commits
     wall, cpu, loop = time.monotonic(), time.process_time(), time.thread_time()
-    summary = [said async for said in daemon.ingest([path])][-1]
+    summary = [said async for said in daemon.ingest([os.fsencode(root)])][-1]
     record: dict[str, Any] = {
         "wall": time.monotonic() - wall,
         "cpu": time.process_time() - cpu,
@@ -70,10 +73,12 @@ async def respawn(daemon: Daemon, pool: Pool) -> dict[str, float]:
 
 async def serve(arguments: argparse.Namespace) -> None:
     config = configuration.load(arguments.config, os.environ)
+    root = config.state_directory.with_suffix(".root")
+    root.mkdir()
     began = time.monotonic()
     async with Daemon(config, watching=False) as daemon:
         for path in arguments.paths:
-            say({"path": path, **await take_in(daemon, os.fsencode(os.path.abspath(path)))})
+            say({"path": str(path), **await take_in(daemon, root, path)})
         if arguments.respawn:
             pools = {pool.stage: pool for pool in (*daemon.watching.pools, *daemon.load_pools)}
             pools |= {"encode": daemon.encode_pool, "index": daemon.index_pool}
@@ -104,7 +109,7 @@ def profiled(file: str | None) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", type=Path)
-    parser.add_argument("paths", nargs="+")
+    parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--respawn", type=int, default=0, metavar="N")
     parser.add_argument("--profile", metavar="FILE")
     arguments = parser.parse_args()

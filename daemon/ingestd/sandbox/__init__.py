@@ -17,12 +17,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ingestd import landlock, process, seccomp
+from ingestd import process
 from ingestd.errors import IngestdError
 from ingestd.kernel import prctl, syscall
+from ingestd.sandbox import landlock, seccomp
 
 if TYPE_CHECKING:
-    from ingestd.landlock import Rule
+    from ingestd.sandbox.landlock import Rule
 
 Mode = Literal["required", "best-effort", "off"]
 

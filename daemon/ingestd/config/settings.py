@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ingestd import schema, toml
-from ingestd.config import Config, IndexTable, LoaderTable, LoadTable, StateTable, WatchTable
+from ingestd.config import Config, IndexTable, LoaderTable, LoadTable, StateTable, WatchTable, schema, toml
+from ingestd.config.schema import Problem, Variable
+from ingestd.config.toml import Key
 from ingestd.errors import ConfigError
-from ingestd.schema import Problem, Variable
-from ingestd.toml import Key
 
 SYSTEM_FILE: Final = Path("/etc/ingestd/config.toml")
 RESERVED_NAMES: Final = frozenset({"all", "ingest"})

@@ -19,14 +19,14 @@ from typing import Any, Final
 
 import msgspec
 
-from ingestd.absence import Absence
 from ingestd.channel import Channel
 from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource, WatchWarning
-from ingestd.observe import NETWORK_TYPES, Observer, WatchLimitError, file_system
-from ingestd.outbox import Outbox, agrees
-from ingestd.scan import JournalReader, Row, Rules, Scan, identity, same
-from ingestd.settle import Settle
 from ingestd.types import display
+from ingestd.watch.absence import Absence
+from ingestd.watch.observe import NETWORK_TYPES, Observer, WatchLimitError, file_system
+from ingestd.watch.outbox import Outbox, agrees
+from ingestd.watch.scan import JournalReader, Row, Rules, Scan, identity, same
+from ingestd.watch.settle import Settle
 
 SLICE: Final = 0.02
 """Seconds that a scan goes on before events and acknowledgements have their turn."""

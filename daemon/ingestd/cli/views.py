@@ -18,9 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ingestd.printable import clean, clean_line
+from ingestd.cli.printable import clean, clean_line
+from ingestd.config.units import spell_duration
 from ingestd.types import STATES
-from ingestd.units import spell_duration
 
 STYLES: Final = {
     "indexed": "green",

@@ -15,8 +15,8 @@ from typing import Any
 from ingestd import worker
 from ingestd.channel import Channel
 from ingestd.messages import ChangesTaken, Rescan, Scanned, Start, Stop, Unwatch, WatchSource
-from ingestd.scan import JournalReader
-from ingestd.source import Source
+from ingestd.watch.scan import JournalReader
+from ingestd.watch.source import Source
 
 
 def serve(channel: Channel[Any], start: Start) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ingestd.schema import Count, Duration, Name, PositiveDuration, Size
+from ingestd.config.schema import Count, Duration, Name, PositiveDuration, Size
 
 DEFAULT_EXCLUDES = (
     "~$*", "*.part", "*.crdownload", "*.tmp", ".git/", ".hg/", ".svn/", "*.swp", "*.swo", "*~", "\\#*#", ".#*",
@@ -158,6 +158,6 @@ def load(path: Path | None, environ: Mapping[str, str], state: str | None = None
     Relative directories in a file are relative to that file, those of variables and options to the working
     directory. Raises `ConfigError`, one line for each problem.
     """
-    from ingestd.settings import read
+    from ingestd.config.settings import read
 
     return read(path, environ, state)

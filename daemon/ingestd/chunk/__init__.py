@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingestd import atoms as atomic
-from ingestd.atoms import Atom, Piece
+from ingestd.chunk import atoms as atomic
+from ingestd.chunk.atoms import Atom, Piece
 from ingestd.errors import ConfigError
 from ingestd.types import Chunk, Element, Tokenizer, Tokens, text_hash
 

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ingestd import views
-from ingestd.printable import clean
+from ingestd.cli import views
+from ingestd.cli.printable import clean
 
 LINE_EVERY: Final = 10.0
 """Seconds between two lines of progress where there is no terminal."""

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from ingestd.toml import Key
-from ingestd.units import DURATION_HINT, SIZE_HINT, parse_duration, parse_size, spell_duration, spell_size
+from ingestd.config.toml import Key
+from ingestd.config.units import DURATION_HINT, SIZE_HINT, parse_duration, parse_size, spell_duration, spell_size
 
 Duration = Annotated[float, msgspec.Meta(ge=0, extra={"unit": "duration"})]
 """Seconds."""

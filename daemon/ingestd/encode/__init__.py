@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.chunk import Chunker, pack
+from ingestd.encode.window import FIRST_BUDGET, Budget, Job, Text, Window
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector, Start, Stop
 from ingestd.plugins import discover
 from ingestd.types import Engine, Fingerprint, Tokenizer, Tokens
-from ingestd.window import FIRST_BUDGET, Budget, Job, Text, Window
 from ingestd.worker import describe, ready
 
 TOKEN_BLOB_LIMIT = 1 << 30

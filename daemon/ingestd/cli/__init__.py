@@ -14,8 +14,7 @@ from typing import NoReturn
 import click
 
 from ingestd import __version__
-from ingestd.errors import ConfigError, UsageError
-from ingestd.invocation import (
+from ingestd.cli.invocation import (
     FAILED,
     INTERRUPTED,
     WRONG,
@@ -29,6 +28,7 @@ from ingestd.invocation import (
     in_base64,
     print_json,
 )
+from ingestd.errors import ConfigError, UsageError
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,7 +82,7 @@ def run(invocation: Invocation) -> int:
         where = config.file or "a config.toml in this directory"
         raise UsageError(f"nothing to watch: add a [[watch]] table to {where}", command="ingestd ingest PATH")
     from ingestd import commands, log
-    from ingestd.terminal import watching
+    from ingestd.cli.terminal import watching
 
     if not sys.stderr.isatty():
         log.configure(config.log, os.environ, verbose=invocation.verbose)
@@ -114,7 +114,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
         if not os.path.lexists(path):
             raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
     from ingestd import commands, log
-    from ingestd.terminal import ingesting
+    from ingestd.cli.terminal import ingesting
 
     try:
         with ingesting() as view:
@@ -129,7 +129,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
     if json:
         print_json(summary)
     else:
-        from ingestd import views
+        from ingestd.cli import views
 
         views.show(views.ingested(summary))
     return FAILED if summary.get("failed") or summary.get("quarantined") else 0
@@ -176,7 +176,7 @@ def search(
     if json:
         print_json(hits)
         return
-    from ingestd import views
+    from ingestd.cli import views
 
     if hits:
         views.show(views.found(hits, text))
@@ -203,7 +203,7 @@ def status(invocation: Invocation, json: bool, watch: bool) -> None:
     if json:
         print_json(commands.status(config))
         return
-    from ingestd import terminal, views
+    from ingestd.cli import terminal, views
 
     if watch:
         terminal.follow(lambda: commands.status(config))
@@ -231,7 +231,7 @@ def why(invocation: Invocation, path: str, json: bool, base64: bool) -> None:
     if json:
         print_json(answer)
         return
-    from ingestd import views
+    from ingestd.cli import views
 
     views.show(views.reason_of(answer))
 
@@ -254,7 +254,7 @@ def failures(invocation: Invocation, json: bool) -> None:
     if json:
         print_json(found)
         return
-    from ingestd import views
+    from ingestd.cli import views
 
     if found:
         views.show(views.failed(found))
@@ -362,7 +362,7 @@ def check_config(invocation: Invocation, json: bool) -> int:
         facts = {"state": str(config.state_directory), "sources": [table.name for table in config.watch]}
         print_json({"valid": True, "file": config.file, "problems": [], "warnings": warnings, **facts})
         return 0
-    from ingestd.printable import clean_line
+    from ingestd.cli.printable import clean_line
 
     click.echo(f"{clean_line(config.file or 'defaults, there is no configuration file')}: no problem found")
     click.echo(f"state: {clean_line(config.state_directory)}")
@@ -394,7 +394,7 @@ def plugins(invocation: Invocation, json: bool) -> None:
     if json:
         print_json(found)
         return
-    from ingestd import views
+    from ingestd.cli import views
 
     views.show(views.listed(found))
 

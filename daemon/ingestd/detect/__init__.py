@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
-from ingestd.signatures import (
+from ingestd.detect.signatures import (
     CONTAINERS,
     ENCRYPTED,
     HTML,

@@ -92,7 +92,7 @@ def _code(error: IngestdError) -> int:
 
 def fail(message: str, command: str | None, code: int) -> int:
     """Print an error, and the next command to type; returns `code`."""
-    from ingestd.printable import clean
+    from ingestd.cli.printable import clean
 
     for line in clean(message).splitlines() or [""]:
         click.echo(f"error: {line}", err=True)
@@ -144,7 +144,7 @@ in_base64 = click.option("--b64", "base64", is_flag=True, help="Paths are given 
 
 def duration(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:
     """Callback of an option that takes a duration: seconds."""
-    from ingestd.units import parse_duration
+    from ingestd.config.units import parse_duration
 
     try:
         return None if value is None else parse_duration(value)
@@ -171,6 +171,6 @@ def absolute_paths(given: Sequence[str], base64: bool) -> list[bytes]:
 
 def print_json(value: Any) -> None:
     """One document on standard output."""
-    from ingestd.printable import document
+    from ingestd.cli.printable import document
 
     click.echo(document(value), nl=False)
