@@ -410,6 +410,15 @@ def test_a_question_with_its_own_prompt_and_one_that_fails(spawn: Spawn, odd: An
     assert "poisoned" in frame.reason
 
 
+def test_a_question_in_an_unknown_language_gets_no_vector(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HashingTokenizer, "unknown", lambda self, tokens: len(tokens.ids) // 2)
+    worker = spawn()
+    worker.ready()
+    worker.channel.send(EncodeQuery(job=1, text="a question of several words here"))
+    frame, _ = worker.answer()
+    assert frame == QueryVector(job=1, vector=b"")
+
+
 # --- trouble --------------------------------------------------------------------------------------------------
 
 

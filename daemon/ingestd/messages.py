@@ -177,6 +177,8 @@ class EncodeQuery(Frame, frozen=True, kw_only=True):
 
 
 class QueryVector(Frame, frozen=True, kw_only=True):
+    """`vector`: float32 (dims,), raw; empty where the model does not know the question's language."""
+
     job: int
     vector: Annotated[bytes, msgspec.Meta(max_length=65536)]
 

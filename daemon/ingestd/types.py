@@ -308,7 +308,7 @@ class Written(msgspec.Struct, frozen=True):
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     vector: bytes
-    """float32 (dims,), raw."""
+    """float32 (dims,), raw; empty: find by words alone."""
     top: int = 10
     source: str | None = None
     path: str | None = None

@@ -30,6 +30,8 @@ SWEEP = (4096, 8192, 16384, 32768, 65536)
 """Budgets tried at start on an accelerator."""
 SWEEP_TOLERANCE = 0.97
 """The smallest budget that gives so much of the best rate: a question waits for a shorter batch."""
+UNKNOWN_QUESTION = 0.4
+"""Share of unknown tokens above which a question gets no vector."""
 _WARM_UP = "The quick brown fox jumps over the lazy dog. " * 20
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -250,6 +252,10 @@ class EncodeWorker:
     def _answer(self, query: EncodeQuery) -> None:
         try:
             tokens = self._tokenizer.encode([query.text], prompt=self._query_prompt)
+            if self._tokenizer.unknown(tokens) > UNKNOWN_QUESTION * len(tokens.ids):
+                # In a language that the model does not know every vector is as good as any: words alone find it.
+                self._send(QueryVector(job=query.job, vector=b""))
+                return
             vectors = self._encode(tokens)
             if not np.isfinite(vectors).all():
                 raise ValueError("the vector is not finite")
