@@ -136,9 +136,7 @@ def test_scratch_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch, starv
     assert "scratch limit" in (watchman._exceeded(one, 1002.0, 10) or "")
 
 
-def test_an_answer_in_the_last_moment_counts(
-    place: Place, monkeypatch: pytest.MonkeyPatch, starved: list[int]
-) -> None:
+def test_an_answer_in_the_last_moment_counts(place: Place, monkeypatch: pytest.MonkeyPatch, starved: list[int]) -> None:
     monkeypatch.setattr(blame, "STACK_WAIT", 0.0)
 
     async def run() -> None:

@@ -262,7 +262,9 @@ def test_backpressure_keeps_the_order() -> None:
     async def run() -> list[int]:
         ours, theirs = channel.pair()
         sender: AsyncChannel[Any] = AsyncChannel(ours, ANY)
-        tasks = [asyncio.create_task(sender.send(messages.Load(job=n, path=b"x" * 500, scratch=""))) for n in range(count)]
+        tasks = [
+            asyncio.create_task(sender.send(messages.Load(job=n, path=b"x" * 500, scratch=""))) for n in range(count)
+        ]
         await asyncio.sleep(0.05)
         assert not all(task.done() for task in tasks), "the socket held everything: nothing was tested"
         receiver: Channel[Any] = Channel(theirs, ANY)

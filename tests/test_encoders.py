@@ -34,6 +34,7 @@ class Device:
         self.served = 0
         self.on_frame: Any = None
         self.answers: set[asyncio.Future[Any]] = set()
+        self.works: set[asyncio.Future[None]] = set()
         self.turns = asyncio.Lock()
 
     async def ask(self, frame: Encode, descriptors: Sequence[int]) -> asyncio.Future[tuple[Any, list[int]]]:
@@ -44,7 +45,9 @@ class Device:
         self.most.append(len([one for one in self.answers if not one.done()]))
         size = os.fstat(descriptors[0]).st_size
         texts = os.pread(descriptors[0], size, 0)[frame.start : frame.stop]
-        asyncio.ensure_future(self._work(frame.job, texts, answer))
+        work = asyncio.ensure_future(self._work(frame.job, texts, answer))
+        self.works.add(work)
+        work.add_done_callback(self.works.discard)
         return answer
 
     async def _work(self, job: int, texts: bytes, answer: asyncio.Future[Any]) -> None:
@@ -216,6 +219,24 @@ def test_a_hang_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "chunk 2 kills the encoder: no answer for" in outcomes[2].message
 
 
+def test_devices_share_evenly() -> None:
+    """The window of one is no reason for the other to wait."""
+    seen: list[int] = []
+
+    async def body() -> None:
+        encoders = Encoders()
+        pool = Devices(encoders, lambda texts: "hang", 3)
+        works = [asyncio.create_task(encode(encoders, b"x" * 100)) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        seen.extend(len(device.answers) for device in pool.workers)
+        for task in (*works, *pool.tasks):
+            task.cancel()
+        await asyncio.gather(*works, *pool.tasks, return_exceptions=True)
+
+    asyncio.run(body())
+    assert seen == [4, 4, 4]
+
+
 def test_the_window_is_bounded() -> None:
     _, pool = run(lambda texts: "", DOCUMENTS, devices=1)
     assert max(pool.most) <= module.WINDOW_DOCUMENTS
@@ -254,9 +275,7 @@ def ask(fate: Fate, *questions: str) -> tuple[list[Any], Devices]:
         pool = Devices(encoders, fate, 1)
         outcomes: list[Any] = []
         for question in questions:
-            outcomes += await asyncio.gather(
-                asyncio.wait_for(encoders.query(question), 20), return_exceptions=True
-            )
+            outcomes += await asyncio.gather(asyncio.wait_for(encoders.query(question), 20), return_exceptions=True)
         assert encoders.wanted.is_set()
         for task in pool.tasks:
             task.cancel()

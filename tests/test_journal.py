@@ -124,7 +124,9 @@ def test_an_error_is_one_calls_own(tmp_path: Path) -> None:
         assert [type(outcomes[n]) for n in (1, 3, 4)] == [ValueError, sqlite3.IntegrityError, sqlite3.OperationalError]
         assert journal.commits - before <= 2
         assert journal.trouble is None
-        assert await journal.run(lambda db: db.execute("SELECT value FROM meta WHERE value = 'spoiled'").fetchall()) == []
+        assert (
+            await journal.run(lambda db: db.execute("SELECT value FROM meta WHERE value = 'spoiled'").fetchall()) == []
+        )
 
     with_journal(tmp_path / "j", body)
 
@@ -272,7 +274,12 @@ def test_the_life_of_a_document(tmp_path: Path) -> None:
         assert (verdict.action, verdict.hashes) == ("load", b"h" * 32)
         await journal.settle(row, "quarantined", "broken", reason="it is broken")
         found = (await rows(journal))["a.md"]
-        assert (found.state, found.indexed_digest, found.chunks, found.reason) == ("quarantined", DIGEST, 2, "it is broken")
+        assert (found.state, found.indexed_digest, found.chunks, found.reason) == (
+            "quarantined",
+            DIGEST,
+            2,
+            "it is broken",
+        )
 
     with_journal(tmp_path / "j", body)
 
@@ -357,7 +364,7 @@ def test_ten_interruptions_alone_quarantine(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_daemon_interrupts_what_is_loaded(tmp_path: Path) -> None:
-    """A file that takes the daemon down with it must not be tried for ever; one that waits for the index is innocent."""
+    """A file that takes the daemon down must not be tried for ever; one that waits for the index is innocent."""
 
     async def first(journal: Journal) -> None:
         await journal.take("docs", [new("loading", 1), new("loaded", 2), new("copy", 3)])
@@ -393,7 +400,9 @@ def test_the_end_of_the_daemon_interrupts_what_is_loaded(tmp_path: Path) -> None
 
 def test_a_common_cause_is_no_strike(tmp_path: Path) -> None:
     async def body(journal: Journal) -> None:
-        await journal.take("docs", [new("failed", 1), new("again", 2), new("deleted", 3), new("good", 4), new("mine", 5)])
+        await journal.take(
+            "docs", [new("failed", 1), new("again", 2), new("deleted", 3), new("good", 4), new("mine", 5)]
+        )
         claimed = {os.fsdecode(row.path): row for row in await journal.claim(5)}
         for row in claimed.values():
             await journal.strike(row, row.path.ljust(16), "text 1", "r", "", 3)
@@ -535,7 +544,9 @@ def test_other_loaders_give_another_try(tmp_path: Path) -> None:
                 await identify(journal, row, loader=None)
                 await journal.settle(row, "skipped", "no loader")
             else:
-                await journal.identified(row, stat(), row.path.ljust(16), "text" if row.path == b"broken" else "pdf", "1", 3)
+                await journal.identified(
+                    row, stat(), row.path.ljust(16), "text" if row.path == b"broken" else "pdf", "1", 3
+                )
                 await journal.settle(row, "quarantined", "broken")
         assert await journal.revive({"text": "1"}) == 0
         assert await journal.revive({"text": "2"}) == 2
@@ -649,7 +660,9 @@ class Operations(RuleBasedStateMachine):
         self.do(self.journal.removed(self.removals.pop(data.draw(st.sampled_from(sorted(self.removals))))))
 
     @precondition(lambda self: self.hands)
-    @rule(data=st.data(), ending=st.sampled_from(["index", "fail", "quarantine", "skip", "interrupt", "release", "rekey"]))
+    @rule(
+        data=st.data(), ending=st.sampled_from(["index", "fail", "quarantine", "skip", "interrupt", "release", "rekey"])
+    )
     def end(self, data: st.DataObject, ending: str) -> None:
         row = self.hands.pop(data.draw(st.sampled_from(sorted(self.hands))))
         digest = row.path.ljust(16)
@@ -703,7 +716,9 @@ class Operations(RuleBasedStateMachine):
     @invariant()
     def counts_are_true(self) -> None:
         def call(db: sqlite3.Connection) -> tuple[Any, Any, Any]:
-            kept = db.execute("SELECT source, state, files, chunks FROM counts WHERE files != 0 OR chunks != 0").fetchall()
+            kept = db.execute(
+                "SELECT source, state, files, chunks FROM counts WHERE files != 0 OR chunks != 0"
+            ).fetchall()
             real = db.execute("SELECT source, state, count(*), sum(chunks) FROM documents GROUP BY 1, 2").fetchall()
             running = {id for (id,) in db.execute("SELECT id FROM documents WHERE state = 'running'")}
             orphans = db.execute("SELECT document FROM hashes EXCEPT SELECT id FROM documents").fetchall()

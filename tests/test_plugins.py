@@ -64,7 +64,9 @@ def test_the_bundled_ones_are_whole() -> None:
     assert {"text", "html", "pdf"} <= registry.loaders.keys()
     assert {"torch", "hashing"} <= registry.engines.keys()
     assert set(registry.sinks) == {"sqlite"}
-    assert all(item.distribution.startswith("ingestd ") and item.version for item in registry.items if item.kind == "loader")
+    assert all(
+        item.distribution.startswith("ingestd ") and item.version for item in registry.items if item.kind == "loader"
+    )
 
 
 def test_a_broken_one_is_named_with_its_cause(directory: Path) -> None:
@@ -78,7 +80,12 @@ def test_a_broken_one_is_named_with_its_cause(directory: Path) -> None:
         assert cause in errors[name].reason
     assert registry.loaders["mine"].version == "3"
     (item,) = (item for item in registry.items if item.name == "mine")
-    assert (item.kind, item.suffixes, item.sockets, item.distribution) == ("loader", [".mine"], True, "plugin-works 2.1")
+    assert (item.kind, item.suffixes, item.sockets, item.distribution) == (
+        "loader",
+        [".mine"],
+        True,
+        "plugin-works 2.1",
+    )
     assert registry.loaders["text"].__class__.__module__.startswith("ingestd_plugins.")
 
 

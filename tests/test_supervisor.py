@@ -21,7 +21,7 @@ from ingestd import messages, process, supervisor
 from ingestd.messages import EncodeQuery, Manifest, Opening, QueryVector
 from ingestd.supervisor import Pool, StartError, Worker, WorkerDied
 
-TRIAL = '''
+TRIAL = """
 import ctypes, os, signal, socket, subprocess, sys, time
 from ingestd import process
 from ingestd.errors import IngestdError
@@ -85,7 +85,7 @@ def serve(channel, start):
                 while True:  # a signal wakes it
                     ctypes.PyDLL(None).sleep(1000)
         channel.send(QueryVector(job=frame.job, vector=answer))
-'''
+"""
 FINDER = """
 import sys
 from importlib.util import spec_from_file_location
@@ -244,7 +244,7 @@ def test_a_worker_that_cannot_be_spawned_leaks_nothing(tmp_path: Path, monkeypat
     async def body(team: Team) -> None:
         before = descriptors()
         monkeypatch.setattr(sys, "executable", "/no/such/python")
-        with pytest.raises(StartError, match="cannot be spawned: .*No such file"):
+        with pytest.raises(StartError, match=r"cannot be spawned: .*No such file"):
             await team.worker().start({}, 30)
         assert descriptors() == before
 
@@ -426,7 +426,7 @@ def test_renewal_replaces_every_worker(tmp_path: Path) -> None:
 
         async def serve(worker: Worker) -> None:
             worker.served = 1
-            worker.path = (await ask(worker, f"echo {worker.info['size']}"))
+            worker.path = await ask(worker, f"echo {worker.info['size']}")
             await until_dead(worker)
 
         pool = team.pool(2, lambda _: {"bulk": value}, serve, spare=True)

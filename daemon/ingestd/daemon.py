@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import logging
@@ -222,8 +223,10 @@ class Daemon:
                 plugin = worker.progress()[1]
                 if not plugin or plugin in self._blocked:
                     raise StartError(f"the plugins cannot be listed: {cause}")
-                log.error("plugin %s is left out: %s", plugin, cause)
-                self.warnings.append(f"plugin {plugin} is left out: {cause}")
+                entries = importlib.metadata.entry_points(group="ingestd", name=plugin)
+                origin = ", ".join(f"{entry.dist.name} {entry.dist.version}" for entry in entries if entry.dist)
+                self.warnings.append(f"plugin {plugin} ({origin}) is left out: {cause}")
+                log.error("%s", self.warnings[-1])
                 self._blocked.append(plugin)
             finally:
                 await worker.end()
@@ -240,7 +243,8 @@ class Daemon:
     def _known(self, name: str, kind: str, table: str) -> None:
         names = [item.name for item in self.manifest.items if item.kind == kind]
         if name not in names:
-            raise UsageError(f"[{table}] {kind}: there is no {kind} {name!r}; installed: {', '.join(names)}",
+            told = "".join(f"; {warning}" for warning in self.warnings)
+            raise UsageError(f"[{table}] {kind}: there is no {kind} {name!r}; installed: {', '.join(names)}{told}",
                              command="ingestd plugins")  # fmt: skip
 
     async def _pools(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import resource
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -188,6 +189,8 @@ class Dispatcher:
         self._bytes = 0
         self._tokens = 0
         self._finishing: set[asyncio.Task[None]] = set()
+        # Each holds four descriptors, and a channel without room for one drops it.
+        self._most_documents = min(CREDIT_DOCUMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 6)
 
     def wake(self) -> None:
         """There may be work in the journal."""
@@ -267,7 +270,7 @@ class Dispatcher:
             and self._exclusive is None
             and self._bytes < CREDIT_BYTES
             and self._tokens < tokens
-            and len(self._finishing) < CREDIT_DOCUMENTS
+            and len(self._finishing) < self._most_documents
             and self.indexer.trouble is None
         )
 
@@ -397,7 +400,8 @@ class Dispatcher:
             origin = verdict.origin
             written = await self.indexer.write(lambda job: IndexRekey(job=job, origin=origin, document=document))
             if written.missing or written.error:
-                # The origin went meanwhile: load it like any other.
+                # The origin went meanwhile, or was never there: load it like any other.
+                await self.journal.disown(identified.digest, attempt.tag)
                 await self._settle(attempt, "queued", "the copy's origin is gone")
                 return
             ended = await self.journal.indexed(
@@ -515,6 +519,9 @@ class Dispatcher:
             reason = f"the worker died: {death.reason}"
             if not await self._alike(attempt, reason):
                 await self._strike(attempt, reason, death.detail)
+        elif death.cause == "stopped":  # by the daemon's own will: nothing happened
+            await self.journal.release(attempt.row)
+            self.wake()
         else:
             await self._interrupt(attempt, f"the worker was {death.reason}", False)
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -87,6 +88,8 @@ class Encoders:
         self._numbers = itertools.count(1)
         self._queue: deque[Job] = deque()
         self._turns: list[asyncio.Event] = []
+        self._loads: dict[Worker, float] = {}
+        """Tokens in flight."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -148,11 +151,20 @@ class Encoders:
                 return job
         return None
 
+    def _others_first(self, worker: Worker) -> bool:
+        """Whether another device would begin sooner: the window of one is no reason for the other to wait."""
+        if len(self._loads) == 1:
+            return False
+        mean = self.tokens_per_second / len(self.rates) if self.rates else 1.0
+        seconds = {one: load / (self.rates.get(one) or mean) for one, load in self._loads.items()}
+        return seconds[worker] > min(seconds.values())
+
     async def serve(self, worker: Worker) -> None:
         """Feed one encoder for its whole life."""
         flight: dict[int, Job] = {}
         turn = asyncio.Event()
         self._turns.append(turn)
+        self._loads[worker] = 0.0
         worker.on_frame = lambda frame, descriptors: self._heard(worker, frame, descriptors)
         worker.died.add_done_callback(lambda _: turn.set())
 
@@ -160,6 +172,7 @@ class Encoders:
             turn.set()
             if not future.cancelled() and future.exception() is None:
                 del flight[job.number]
+                self._loads[worker] -= job.tokens
                 worker.state = "running" if flight else "idle"
                 self._answered(job, *future.result())
 
@@ -175,7 +188,8 @@ class Encoders:
                 if worker.died.done():
                     raise worker.died.result()
                 window = max(WINDOW_TOKENS, self.rates.get(worker, 0.0) * WINDOW_SECONDS)
-                room = sum(job.tokens for job in flight.values()) < window and len(flight) < WINDOW_DOCUMENTS
+                load = self._loads[worker]
+                room = load < window and len(flight) < WINDOW_DOCUMENTS and not self._others_first(worker)
                 job = self._take(bool(flight)) if room or not flight else None
                 if job is None:
                     turn.clear()
@@ -188,11 +202,17 @@ class Encoders:
                     job.drop_parts()
                     continue
                 if job.deaths >= SUSPECT_AFTER:
+                    self._loads[worker] = math.inf
                     await self._isolate(worker, job)
+                    self._loads[worker] = 0.0
                     continue
                 if not flight:
                     worker.last_frame = time.monotonic()
                 flight[job.number] = job
+                self._loads[worker] = load + job.tokens
+                for other in self._turns:
+                    if other is not turn:  # it may have left this document to this device
+                        other.set()
                 worker.state = "running"
                 answer = await worker.ask(Encode(job=job.number), [job.descriptor])
                 answer.add_done_callback(functools.partial(answered, job))
@@ -204,6 +224,7 @@ class Encoders:
         finally:
             looking.cancel()
             self._turns.remove(turn)
+            self._loads.pop(worker, None)
             for job in reversed(list(flight.values())):
                 self._put(job, first=True)
             self.rates.pop(worker, None)

@@ -630,6 +630,21 @@ class Journal:
 
         await self.run(call)
 
+    async def disown(self, digest: bytes, loader: str) -> None:
+        """The index lacks what it was thought to have of this content: all documents of it are indexed anew."""
+
+        def call(db: sqlite3.Connection) -> None:
+            key = (digest, loader)
+            where = "WHERE indexed_digest = ? AND indexed_loader = ?"
+            db.execute(f"DELETE FROM hashes WHERE document IN (SELECT id FROM documents {where})", key)
+            db.execute(
+                "UPDATE documents SET indexed_digest = NULL,"
+                f" state = CASE WHEN state IN ('indexed', 'partial') THEN 'queued' ELSE state END {where}",
+                key,
+            )
+
+        await self.run(call)
+
     async def removed(self, row: Row) -> None:
         """The index has removed the document; a file that came back meanwhile is queued."""
 

@@ -51,7 +51,7 @@ def naive(paths: Sequence[Path]) -> tuple[float, int]:
 
 
 def measure(*, quick: bool) -> list[Figure]:
-    count, sample, rounds = (48, 2, 1) if quick else (240, 6, 2)
+    count, sample, rounds = (48, 2, 1) if quick else (240, 4, 2)
     ours: list[runs.Run] = []
     theirs: list[tuple[float, dict[str, Any]]] = []
     with runs.scratch() as scratch:
@@ -112,7 +112,4 @@ def shares(records: Sequence[dict[str, Any]]) -> list[Figure]:
 
 def peaks(found: Sequence[runs.Run]) -> list[Figure]:
     roles = sorted({role for run in found for role in run.peaks})
-    return [
-        Figure(f"peak RSS of a {role} process", f"{max(run.peaks.get(role, 0.0) for run in found):.0f} MB")
-        for role in roles
-    ]
+    return [Figure(f"peak RSS, {role}", f"{max(run.peaks.get(role, 0.0) for run in found):.0f} MB") for role in roles]

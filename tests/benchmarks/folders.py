@@ -52,12 +52,14 @@ def mixed(folder: Path, files: int, seed: int = 1) -> Path:
     return folder
 
 
-def one_line(folder: Path, files: int, seed: int = 2, suffix: str = ".txt", first: str = "") -> Path:
-    """Files of a single sentence, a chunk each; `first` is written before it."""
+def one_line(
+    folder: Path, files: int, seed: int = 2, suffix: str = ".txt", first: str = "", sentences: int = 1
+) -> Path:
+    """Files of a single line, a chunk each, of so many sentences; `first` is written before it."""
     prose = Prose(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
-        (folder / f"f{number:05}{suffix}").write_text(f"{first}{prose.sentence()}\n")
+        (folder / f"f{number:05}{suffix}").write_text(f"{first}{prose.paragraph(sentences)}\n")
     return folder
 
 

@@ -12,7 +12,7 @@ from tests.processes.daemons import write_config
 def measure(*, quick: bool) -> list[Figure]:
     with runs.scratch() as scratch:
         primer = folders.mixed(scratch / "primer", 6)
-        found = {}
+        found: dict[str, dict[str, list[dict[str, float]]]] = {}
         for name, tables in (("real model", runs.REAL), ("hashing", {})):
             runs.say(f"killing workers, {name}")
             config = write_config(scratch / f"state{len(found)}", None, load={"workers": 1}, **tables)

@@ -29,8 +29,8 @@ def inside(config: Path, body: Callable[[Daemon], Awaitable[T]], *, watching: bo
 async def take_in(daemon: Daemon, *paths: Path) -> dict[str, Any]:
     """The summary of `ingest`."""
     summary: dict[str, Any] = {}
-    async for summary in daemon.ingest([os.fsencode(path) for path in paths]):
-        pass
+    async for told in daemon.ingest([os.fsencode(path) for path in paths]):
+        summary = told
     assert "seconds" in summary
     return summary
 

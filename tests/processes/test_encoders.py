@@ -1,4 +1,4 @@
-"""Encoders that are killed, hang, run out of memory or meet poison: no file but the poisoned one is the worse for it."""
+"""Encoders that are killed, hang, run out of memory or meet poison: only the poisoned file is the worse for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ class Bench:
             paragraphs = [f"The number{number} part{part} of it is here. {words}" for part in range(3)]
             (self.folder / f"f{number}.md").write_text(f"# Title{number}\n\n" + "\n\n".join(paragraphs))
 
-    def calls(self) -> list[tuple[int, str, int, int]]:
-        lines = (self.path / "calls").read_text().split("\n")[:-1]
-        return [(int(p), d, int(texts), int(tokens)) for p, d, texts, tokens in (line.split() for line in lines)]
+    def calls(self) -> list[list[int]]:
+        """(pid, whether a text said "dawdle", texts, tokens) of each."""
+        calls = self.path / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        return [[int(word) for word in line.split()] for line in lines]
 
 
 @pytest.fixture
@@ -63,12 +66,16 @@ def test_two_devices_share_and_a_killed_one_loses_nothing(bench: Bench) -> None:
     async def body(daemon: Daemon) -> None:
         work = asyncio.ensure_future(take_in(daemon, bench.folder))
         killed: set[int] = set()
+
+        def at_work() -> list[int]:
+            called = {pid for pid, dawdles, _, _ in bench.calls() if dawdles} - killed
+            return [w.pid for w in daemon.encode_pool.workers if w.state == "running" and w.pid in called]
+
         for _ in range(2):
-            await until(lambda: [w for w in daemon.encode_pool.workers if w.state == "running" and w.pid not in killed])
-            victim = next(w for w in daemon.encode_pool.workers if w.state == "running" and w.pid not in killed)
-            killed.add(victim.pid)
-            os.kill(victim.pid, signal.SIGKILL)
-            await until(lambda: victim not in daemon.encode_pool.workers)  # noqa: B023
+            await until(at_work)
+            victim = at_work()[0]
+            killed.add(victim)
+            os.kill(victim, signal.SIGKILL)
         summary = await work
         assert (summary["indexed"], summary["failed"], summary["quarantined"]) == (60, 0, 0)
         for number in (0, 17, 59):
@@ -77,8 +84,22 @@ def test_two_devices_share_and_a_killed_one_loses_nothing(bench: Bench) -> None:
         assert [encoder["device"] for encoder in status["encoders"]] == ["cpu", "cpu"]
 
     inside(bench.config(), body)
-    busy = {pid for pid, _, texts, _ in bench.calls() if texts > 1}
+    busy = {pid for pid, dawdles, _, _ in bench.calls() if dawdles}
     assert len(busy) >= 3, "both devices worked, and a successor"
+
+
+def test_a_few_documents_are_work_for_all_devices(bench: Bench) -> None:
+    """Far less than one device's window."""
+    bench.write(12, "dawdle")
+
+    async def body(daemon: Daemon) -> None:
+        daemon.encoders.wanted.set()
+        await until(lambda: len([w for w in daemon.encode_pool.workers if w.state == "idle"]) == 2)
+        assert (await take_in(daemon, bench.folder))["indexed"] == 12
+
+    inside(bench.config(), body)
+    share = Counter(pid for pid, dawdles, _, _ in bench.calls() if dawdles)
+    assert len(share) == 2
 
 
 def test_a_hung_encoder_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +116,11 @@ def test_a_hung_encoder_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("word", "cause"), [("poisonpill", "exit code 5"), ("hangalways", "no answer for")])
-def test_poison_costs_its_own_document(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, word: str, cause: str
-) -> None:
+def test_poison_costs_its_own_document(bench: Bench, monkeypatch: pytest.MonkeyPatch, word: str, cause: str) -> None:
     monkeypatch.setattr(encoders, "SILENCE", 0.8)
     bench.write(20)
-    filler = "\n\n".join(f"Paragraph {n} " + "has many words " * 70 for n in range(4))
+    # A hang costs a second each time, so that it is a document of one chunk.
+    filler = f"It {'has many words ' * 90}" if word == "poisonpill" else ""
     (bench.folder / "poison.md").write_text(f"{filler}\n\nThis one is a {word}.\n")
 
     async def body(daemon: Daemon) -> dict[str, Any]:

@@ -31,14 +31,15 @@ class ObedientEngine(HashingEngine):
         self.directory = Path(os.environ["ENGINES_DIRECTORY"])
 
     def encode(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        with (self.directory / "calls").open("a") as calls:
-            calls.write(f"{os.getpid()} {self.device} {len(tokens)} {len(tokens.ids)}\n")
         words = set(tokens.ids.tolist())
+        dawdles = int(token_id("dawdle") in words)
+        with (self.directory / "calls").open("a") as calls:
+            calls.write(f"{os.getpid()} {dawdles} {len(tokens)} {len(tokens.ids)}\n")
         if token_id("poisonpill") in words:
             os._exit(5)
         if token_id("hangalways") in words or (token_id("hangonce") in words and self._first("hang")):
             time.sleep(10_000)
-        if token_id("dawdle") in words:
+        if dawdles:
             time.sleep(0.1)
         return super().encode(tokens)
 
