@@ -158,6 +158,8 @@ class Daemon:
 
     async def close(self, drain: float = DRAIN) -> None:
         """Finish what is in hand, for `drain` seconds at most, then end every worker."""
+        if self.encode_pool.trouble or self.index_pool.trouble or self.indexer.trouble:
+            drain = 0.0  # it cannot be finished
         await self.watching.close()
         await self.dispatcher.drain(drain)
         await self.dispatcher.abandon()

@@ -56,4 +56,4 @@ def cost(title: str, files: int, rounds: int, sentences: int, tables: dict[str, 
 def measure(*, quick: bool) -> list[Figure]:
     if quick:
         return cost("hashing", 400, 1, 1, {})
-    return cost("real model", 1000, 2, 5, runs.REAL) + cost("hashing", 1000, 3, 1, {})
+    return cost("real model", 1000, 2, 3, runs.REAL) + cost("hashing", 1000, 3, 1, {})
