@@ -16,7 +16,8 @@ from ingestd import encoders as module
 from ingestd.channel import read_blob, write_blob
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
-from ingestd.supervisor import Pool, Worker, WorkerDied
+from ingestd.slots import Pool
+from ingestd.supervisor import Worker, WorkerDied
 
 Fate = Callable[[bytes], str]
 """What a device does with some texts, each a byte: "", "exit", "outside", "refuse" or "hang"."""

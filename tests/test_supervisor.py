@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestd import messages, process, supervisor
+from ingestd import messages, process, slots, supervisor
 from ingestd.messages import EncodeQuery, Manifest, Opening, QueryVector
-from ingestd.supervisor import Pool, StartError, Worker, WorkerDied
+from ingestd.slots import Pool
+from ingestd.supervisor import StartError, Worker, WorkerDied
 
 TRIAL = """
 import ctypes, os, signal, socket, subprocess, sys, time
@@ -358,7 +359,7 @@ def test_a_stage_that_cannot_start_says_so_and_goes_on_trying(tmp_path: Path) ->
         error = await asyncio.wait_for(pool.failed, 60)
         assert "cannot start: exit code 4" in error.message
         assert pool.trouble == error.message
-        assert len(starts) == supervisor.START_ATTEMPTS
+        assert len(starts) == slots.START_ATTEMPTS
         assert starts[2] - starts[1] > 0.4  # it backs off
         assert not pool.ready.is_set()
         broken = False

@@ -14,10 +14,11 @@ import pytest
 
 from ingestd.channel import encode
 from ingestd.config import Config, WatchTable
-from ingestd.dispatch import Batch, Dispatcher, Indexer
+from ingestd.dispatch import Batch, Dispatcher
 from ingestd.encoders import Encoders
+from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts
-from ingestd.supervisor import Pool
+from ingestd.slots import Pool
 from ingestd.watching import Watching, frame, mount_of, mount_points
 
 

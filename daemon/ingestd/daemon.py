@@ -26,13 +26,15 @@ from ingestd import process, reports
 from ingestd.channel import FRAME_LIMIT, read_blob
 from ingestd.config import DEFAULT_MODEL, Config, WatchTable
 from ingestd.control import ControlServer
-from ingestd.dispatch import Batch, Dispatcher, Indexer
+from ingestd.dispatch import Batch, Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.errors import AlreadyRunningError, IngestdError, UsageError
+from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.messages import Manifest
 from ingestd.sandbox import low_oom_score
-from ingestd.supervisor import Pool, StartError, Worker, WorkerDied, remove_tree
+from ingestd.slots import Pool
+from ingestd.supervisor import StartError, Worker, WorkerDied, remove_tree
 from ingestd.types import Hit, display
 from ingestd.watching import Watching
 

@@ -9,7 +9,7 @@ import os
 import resource
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
 from ingestd.config import Config, WatchTable
 from ingestd.encoders import Encoders, PoisonError
+from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal, Row
 from ingestd.messages import (
     UNKNOWN_TOKENS,
@@ -26,15 +27,12 @@ from ingestd.messages import (
     IndexRekey,
     IndexRemove,
     IndexReplace,
-    IndexSearch,
-    IndexUnavailable,
-    IndexWritten,
     Load,
     Loaded,
     LoadFailed,
     Proceed,
 )
-from ingestd.supervisor import Pool, Worker, WorkerDied
+from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Document, display
 from ingestd.worker import one_line
 
@@ -61,8 +59,6 @@ FINAL = frozenset({"indexed", "partial", "quarantined", "skipped"})
 LONG = 20.0
 """Seconds until the next attempt beyond which `ingest` does not wait for a failed file."""
 IDLE_POLL = 1.0
-INDEX_DEATHS = 10
-"""Index workers that may die with a document in hand before it is quarantined."""
 
 
 @dataclass
@@ -78,83 +74,6 @@ class Batch:
     @property
     def done(self) -> int:
         return sum(self.outcomes.values())
-
-
-class Indexer:
-    """Operations on the index worker. Whatever happens to it, an operation is sent until it is durable."""
-
-    pool: Pool
-
-    def __init__(self) -> None:
-        self.trouble: str | None = None
-        self.wanted = asyncio.Event()
-        self._numbers = itertools.count(1)
-        self._worker: Worker | None = None
-        self._writing = 0
-        self._available = asyncio.Event()
-
-    async def serve(self, worker: Worker) -> None:
-        """Lend the worker to `call` for its whole life."""
-        self._worker = worker
-        self._available.set()
-        try:
-            raise await asyncio.shield(worker.died)
-        finally:
-            self._worker = None
-            self._available.clear()
-
-    async def write(self, make: Callable[[int], Any], descriptors: Sequence[int] = ()) -> IndexWritten:
-        """Send the operation that `make` builds from a job number; durable when this returns."""
-        delay = 0.5
-        deaths = 0
-        while True:
-            worker = await self._current()
-            worker.state = "running"
-            self._writing += 1
-            try:
-                answer, extra = await worker.call(make(next(self._numbers)), descriptors)
-            except WorkerDied as death:
-                deaths += death.cause not in ("external", "stopped")
-                if deaths >= INDEX_DEATHS:
-                    return IndexWritten(job=0, error=f"it kills the index worker: {death.reason}")
-                continue
-            finally:
-                self._writing -= 1
-                if not self._writing and not worker.died.done():
-                    worker.state = "idle"
-            for descriptor in extra:
-                os.close(descriptor)
-            if isinstance(answer, IndexWritten):
-                self.trouble = None
-                return answer
-            reason = answer.reason if isinstance(answer, IndexUnavailable) else f"unexpected {type(answer).__name__}"
-            if self.trouble is None:
-                log.error("the index cannot be written: %s; ingestion waits", reason)
-            self.trouble = reason
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 15.0)
-
-    async def search(self, **query: Any) -> tuple[str | None, int | None]:
-        """(error, descriptor of the hits), one of them None."""
-        while True:
-            worker = await self._current()
-            try:
-                answer, descriptors = await worker.call(IndexSearch(job=next(self._numbers), **query))
-            except WorkerDied:
-                continue
-            error = getattr(answer, "error", "unexpected answer")
-            if error is None and len(descriptors) == 1:
-                return None, descriptors[0]
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return error or "no result came back", None
-
-    async def _current(self) -> Worker:
-        self.wanted.set()
-        while self._worker is None or self._worker.died.done():
-            self._available.clear()
-            await self._available.wait()
-        return self._worker
 
 
 class Dispatcher:

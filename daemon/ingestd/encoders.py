@@ -16,7 +16,8 @@ from typing import Any
 
 from ingestd.errors import IngestdError
 from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
-from ingestd.supervisor import Pool, Worker, WorkerDied
+from ingestd.slots import Pool
+from ingestd.supervisor import Worker, WorkerDied
 
 log = logging.getLogger("ingestd.encode")
 

@@ -15,7 +15,8 @@ from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal
 from ingestd.messages import Changes, ChangesTaken, Scanned, Settling, WatchSource, WatchWarning
-from ingestd.supervisor import Pool, Worker, WorkerDied
+from ingestd.slots import Pool
+from ingestd.supervisor import Worker, WorkerDied
 
 log = logging.getLogger("ingestd.watch")
 

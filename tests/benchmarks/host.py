@@ -23,7 +23,7 @@ from typing import Any
 
 from ingestd import config as configuration
 from ingestd.daemon import Daemon
-from ingestd.supervisor import Pool
+from ingestd.slots import Pool
 from tests.benchmarks.memory import status_kib
 
 POLL = 0.005

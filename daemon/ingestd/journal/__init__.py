@@ -7,26 +7,34 @@ loss the journal may be a moment behind the index, never ahead of it, and doing 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import queue
 import sqlite3
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import msgspec
-
-from ingestd.errors import IngestdError
+from ingestd.journal.reading import counts, find, history, roots, troubles
+from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
+from ingestd.journal.writer import Writer
 from ingestd.messages import Change, Stat
 from ingestd.types import document_id
 
-VERSION = 1
-GROUP = 500
-"""Calls that share one commit at the most."""
+__all__ = [
+    "Ended",
+    "Journal",
+    "Row",
+    "Verdict",
+    "connect",
+    "counts",
+    "find",
+    "forget_all",
+    "history",
+    "retry",
+    "roots",
+    "troubles",
+]
+
 HISTORY = 20
 """Lines of history kept for a document."""
 TOMBSTONE_DELAY = 3.0
@@ -36,246 +44,13 @@ ALONE_AFTER = 3
 ALONE_LIMIT = 10
 """Interruptions while running alone after which the file is quarantined."""
 
-T = TypeVar("T")
-Call = Callable[[sqlite3.Connection], Any]
 
-SCHEMA = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE sources(name TEXT PRIMARY KEY, root BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents(
-    id INTEGER PRIMARY KEY,
-    source TEXT NOT NULL, path BLOB NOT NULL, member TEXT NOT NULL DEFAULT '',
-    device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-    digest BLOB,
-    state TEXT NOT NULL, gone INTEGER NOT NULL DEFAULT 0, fresh INTEGER NOT NULL DEFAULT 0,
-    version INTEGER NOT NULL DEFAULT 0, batch INTEGER,
-    retry_at REAL NOT NULL DEFAULT 0,
-    pool TEXT NOT NULL DEFAULT '', loading INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
-    reason TEXT, detail TEXT, warnings TEXT,
-    loader TEXT, loader_version TEXT,
-    indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, chunks INTEGER NOT NULL DEFAULT 0,
-    UNIQUE(source, path, member));
-CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
-CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1;
-CREATE INDEX tombstones ON documents(id) WHERE state = 'queued' AND gone = 1;
-CREATE INDEX waiting ON documents(retry_at) WHERE state = 'failed';
-CREATE INDEX troubles ON documents(id) WHERE state IN ('failed', 'quarantined', 'partial');
-CREATE INDEX running ON documents(id) WHERE state = 'running';
-CREATE INDEX moving ON documents(inode) WHERE state IN ('queued', 'running') AND gone = 0;
-CREATE INDEX batches ON documents(batch, state) WHERE batch IS NOT NULL;
-CREATE INDEX contents ON documents(indexed_digest) WHERE indexed_digest IS NOT NULL;
-CREATE TABLE hashes(document INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
-CREATE TABLE strikes(digest BLOB PRIMARY KEY, count INTEGER NOT NULL, quarantined INTEGER NOT NULL,
-    reason TEXT, detail TEXT, loader TEXT) WITHOUT ROWID;
-CREATE TABLE history(id INTEGER PRIMARY KEY, document INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL);
-CREATE INDEX history_document ON history(document, id);
-CREATE TABLE counts(source TEXT, state TEXT, files INTEGER NOT NULL, chunks INTEGER NOT NULL,
-    PRIMARY KEY(source, state)) WITHOUT ROWID;
-CREATE TRIGGER documents_added AFTER INSERT ON documents BEGIN
-    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks)
-    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks;
-END;
-CREATE TRIGGER documents_removed AFTER DELETE ON documents BEGIN
-    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks
-        WHERE source = old.source AND state = old.state;
-    DELETE FROM hashes WHERE document = old.id;
-    DELETE FROM history WHERE document = old.id;
-END;
-CREATE TRIGGER documents_moved AFTER UPDATE OF state, chunks ON documents
-    WHEN old.state != new.state OR old.chunks != new.chunks BEGIN
-    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks
-        WHERE source = old.source AND state = old.state;
-    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks)
-    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks;
-END;
-"""
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A document of the journal; the fields are the table's columns."""
-
-    id: int
-    source: str
-    path: bytes
-    member: str
-    device: int | None
-    inode: int | None
-    size: int | None
-    mtime_ns: int | None
-    ctime_ns: int | None
-    digest: bytes | None
-    state: str
-    gone: int
-    fresh: int
-    version: int
-    batch: int | None
-    retry_at: float
-    pool: str
-    """Whose load workers it is for: those of a loader with workers of its own, else ""."""
-    loading: int
-    attempts: int
-    interruptions: int
-    alone: int
-    reason: str | None
-    detail: str | None
-    warnings: str | None
-    loader: str | None
-    loader_version: str | None
-    indexed_digest: bytes | None
-    indexed_loader: str | None
-    chunks: int
-
-    @property
-    def doc_id(self) -> str:
-        return document_id(self.source, self.path, self.member)
-
-
-COLUMNS = ", ".join(Row.__struct_fields__)
-
-
-class Ended(NamedTuple):
-    """A row after an attempt: its state (`queued` if the file changed meanwhile), and the batch it is in now."""
-
-    state: str
-    batch: int | None
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """What is to be done with an identified file."""
-
-    action: str
-    """"load", "unchanged", "rekey" (`origin` has the same content), "quarantine", "skip"."""
-    origin: str | None = None
-    hashes: bytes = b""
-    """Of the chunks whose vectors the index has."""
-    strikes: int = 0
-    reason: str | None = None
-    detail: str | None = None
-    chunks: int = 0
-    title: str | None = None
-    """Title and metadata that the loader found, of a file that is not loaded again."""
-    metadata: dict[str, Any] = {}
-
-
-def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-    """A connection that any thread may use. Raises `IngestdError` for a file that is no journal of this version."""
-    uri = f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode="
-    try:
-        db = sqlite3.connect(
-            uri + ("ro" if readonly else "rwc"), uri=True, isolation_level=None, check_same_thread=False, timeout=30
-        )
-        if not readonly:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA cache_size = -16000")
-            db.execute("PRAGMA journal_size_limit = 67108864")
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise IngestdError(f"cannot open the journal {path}: {error}") from error
-    if found != VERSION:
-        raise IngestdError(f"the journal {path} has version {found}; this ingestd reads version {VERSION}")
-    return db
-
-
-class Journal:
-    """The writer. See the module's docstring.
-
-    `trouble` is the reason why nothing can be committed now (a full disk), else None; calls wait meanwhile.
-    """
+class Journal(Writer):
+    """What is known of every file. See the module's docstring."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.trouble: str | None = None
-        self._db = connect(path)
-        self._reader = connect(path, readonly=True)
-        self._reading = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any] | None] | None] = queue.SimpleQueue()
+        super().__init__(path)
         self._turn = 0
-        self._closing = threading.Event()
-        self.commits = 0
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
-        self._thread.start()
-
-    async def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        """Carry out `call` in the writer thread; durable when this returns. It may be carried out again."""
-        if self._closing.is_set():
-            raise IngestdError("the journal is closed: ingestd stops")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((call, future))
-        return await future
-
-    async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        """Carry out a call that only reads, beside the writer: it answers even while nothing can be written.
-
-        Raises `IngestdError` once the journal is closed.
-        """
-        return await asyncio.to_thread(self._read, call)
-
-    def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
-        with self._reading:
-            if self._closing.is_set():
-                raise IngestdError("the journal is closed: ingestd stops")
-            return call(self._reader)
-
-    def close(self) -> None:
-        """Carry out what was called before, then close. What cannot be written even now fails; the disk is full."""
-        self._closing.set()
-        self._calls.put(None)
-        self._thread.join()
-        with self._reading:
-            self._reader.close()
-
-    def _write(self) -> None:
-        last = False
-        while not last:
-            group = [self._calls.get()]
-            while len(group) < GROUP and not self._calls.empty():
-                group.append(self._calls.get())
-            last = None in group
-            calls = [call for call in group if call is not None]
-            delay = 0.1
-            while calls:
-                try:
-                    outcomes = self._commit([call for call, _ in calls])
-                except sqlite3.DatabaseError as error:
-                    self.trouble = f"the journal cannot be written: {error}"
-                    if self._db.in_transaction:
-                        self._db.rollback()
-                    if isinstance(error, sqlite3.OperationalError) and not self._closing.is_set():
-                        # The whole group is done again: a full disk or a lock passes, and then no call is lost.
-                        self._closing.wait(delay)
-                        delay = min(delay * 2, 5.0)
-                        continue
-                    # Damage does not pass, and who wants to stop cannot wait for room on the disk.
-                    outcomes = [(None, IngestdError(self.trouble))] * len(calls)
-                else:
-                    self.trouble = None
-                answers = [(future, *outcome) for (_, future), outcome in zip(calls, outcomes, strict=True) if future]
-                if answers:  # the loop is woken once for all of them
-                    answers[0][0].get_loop().call_soon_threadsafe(answer, answers)
-                break
-        self._db.close()
-
-    def _commit(self, calls: Iterable[Callable[[sqlite3.Connection], Any]]) -> list[tuple[Any, Exception | None]]:
-        outcomes: list[tuple[Any, Exception | None]] = []
-        self._db.execute("BEGIN IMMEDIATE")
-        for call in calls:
-            self._db.execute("SAVEPOINT call")
-            try:
-                outcomes.append((call(self._db), None))
-            except Exception as error:
-                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                    raise  # the disk's fault
-                # Of this call alone: the others of the group are not affected.
-                self._db.execute("ROLLBACK TO call")
-                outcomes.append((None, error))
-            self._db.execute("RELEASE call")
-        self._db.execute("COMMIT")
-        self.commits += 1
-        return outcomes
 
     # --- what the watch workers report ------------------------------------------------------------------------
 
@@ -730,17 +505,6 @@ class Journal:
         return await self.run(lambda db: retry(db, ids))
 
 
-def answer(answers: Iterable[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    """Hand out what came of a group of calls to those who still wait for it. Runs in the event loop."""
-    for future, value, failure in answers:
-        if future.done():
-            continue
-        if failure is None:
-            future.set_result(value)
-        else:
-            future.set_exception(failure)
-
-
 def interrupt(db: sqlite3.Connection, row: Row, reason: str, retry_at: float, *, alone: bool = False) -> Ended:
     """See `Journal.interrupted`."""
     interruptions = row.interruptions + 1
@@ -793,62 +557,3 @@ def retry(db: sqlite3.Connection, ids: Sequence[int] | None) -> int:
         db.execute("UPDATE documents SET indexed_digest = NULL WHERE id = ? AND reason IS NOT NULL", (id,))
         note(db, id, "retry asked for")
     return retried
-
-
-# --- reading, by the daemon and by commands that run without one ----------------------------------------------
-
-
-def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
-    """Files by source and state, and chunks in all."""
-    files: dict[str, Counter[str]] = {}
-    chunks = 0
-    for source, state, n, c in db.execute("SELECT source, state, files, chunks FROM counts"):
-        files.setdefault(source, Counter())[state] = n
-        chunks += c
-    return files, chunks
-
-
-def roots(db: sqlite3.Connection) -> dict[str, bytes]:
-    """Source name to directory."""
-    return dict(db.execute("SELECT name, root FROM sources").fetchall())
-
-
-def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
-    """The documents that an absolute path stands for: a file, or everything below a directory."""
-    rows: list[Row] = []
-    for name, root in roots(db).items():
-        prefix = root.rstrip(b"/") + b"/"
-        if path == root.rstrip(b"/") or path + b"/" == prefix:
-            low, high = b"", None
-        elif path.startswith(prefix):
-            low = path[len(prefix) :]
-            high = low + b"0"  # the byte after "/": all paths below a directory lie before it
-        else:
-            continue
-        for row in db.execute(
-            f"SELECT {COLUMNS} FROM documents WHERE source = ? AND path >= ? AND (? IS NULL OR path < ?)"
-            " ORDER BY path, member",
-            (name, low, high, high),
-        ):
-            found = Row(*row)
-            if not low or found.path == low or found.path.startswith(low + b"/"):
-                rows.append(found)
-    return rows
-
-
-def troubles(db: sqlite3.Connection) -> list[Row]:
-    """Files that failed, are quarantined, or are indexed in part."""
-    return [
-        Row(*row)
-        for row in db.execute(
-            f"SELECT {COLUMNS} FROM documents WHERE state IN ('failed', 'quarantined', 'partial') ORDER BY id"
-        )
-    ]
-
-
-def history(db: sqlite3.Connection, document: int) -> list[tuple[float, str]]:
-    """(Unix time, what happened), oldest first."""
-    return [
-        (at, event)
-        for at, event in db.execute("SELECT at, event FROM history WHERE document = ? ORDER BY id", (document,))
-    ]

@@ -1,0 +1,64 @@
+"""Reading the journal, by the daemon and by commands that run without one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+
+from ingestd.journal.schema import COLUMNS, Row
+
+
+def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
+    """Files by source and state, and chunks in all."""
+    files: dict[str, Counter[str]] = {}
+    chunks = 0
+    for source, state, n, c in db.execute("SELECT source, state, files, chunks FROM counts"):
+        files.setdefault(source, Counter())[state] = n
+        chunks += c
+    return files, chunks
+
+
+def roots(db: sqlite3.Connection) -> dict[str, bytes]:
+    """Source name to directory."""
+    return dict(db.execute("SELECT name, root FROM sources").fetchall())
+
+
+def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
+    """The documents that an absolute path stands for: a file, or everything below a directory."""
+    rows: list[Row] = []
+    for name, root in roots(db).items():
+        prefix = root.rstrip(b"/") + b"/"
+        if path == root.rstrip(b"/") or path + b"/" == prefix:
+            low, high = b"", None
+        elif path.startswith(prefix):
+            low = path[len(prefix) :]
+            high = low + b"0"  # the byte after "/": all paths below a directory lie before it
+        else:
+            continue
+        for row in db.execute(
+            f"SELECT {COLUMNS} FROM documents WHERE source = ? AND path >= ? AND (? IS NULL OR path < ?)"
+            " ORDER BY path, member",
+            (name, low, high, high),
+        ):
+            found = Row(*row)
+            if not low or found.path == low or found.path.startswith(low + b"/"):
+                rows.append(found)
+    return rows
+
+
+def troubles(db: sqlite3.Connection) -> list[Row]:
+    """Files that failed, are quarantined, or are indexed in part."""
+    return [
+        Row(*row)
+        for row in db.execute(
+            f"SELECT {COLUMNS} FROM documents WHERE state IN ('failed', 'quarantined', 'partial') ORDER BY id"
+        )
+    ]
+
+
+def history(db: sqlite3.Connection, document: int) -> list[tuple[float, str]]:
+    """(Unix time, what happened), oldest first."""
+    return [
+        (at, event)
+        for at, event in db.execute("SELECT at, event FROM history WHERE document = ? ORDER BY id", (document,))
+    ]
