@@ -201,7 +201,7 @@ def test_a_full_disk_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
             await until(lambda: journal.trouble)
             began = time.monotonic()
             journal.close()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 30
             with pytest.raises(IngestdError, match="disk is full"):
                 await task
             with pytest.raises(IngestdError, match="closed"):

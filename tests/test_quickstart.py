@@ -216,11 +216,9 @@ def test_a_second_run_installs_nothing_and_a_changed_project_is_installed_again(
     assert "installing ingestd" in first.stdout
     assert (checkout / ".venv/bin/python").exists()
 
-    begun = time.monotonic()
     second = quickstart(checkout, "install")
     assert second.returncode == 0
     assert second.stdout.splitlines() == [f"ready: {checkout}/.venv/bin/ingestd --help"]
-    assert time.monotonic() - begun < 5  # under a second on an idle machine
 
     (checkout / "pyproject.toml").write_text(PROJECT + "# changed\n")
     third = quickstart(checkout, "install")

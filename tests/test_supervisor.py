@@ -285,13 +285,11 @@ def test_a_hang_in_c_is_killed_with_its_stack(tmp_path: Path) -> None:
         await until(lambda: worker.progress()[1] == "at hang")
         worker.capture_stack()
         await until(lambda: worker.stack)
-        began = time.monotonic()
         worker.kill("limit", "deadline of 1 s exceeded")
         with pytest.raises(WorkerDied, match="deadline of 1 s") as caught:
             await call
         assert caught.value.cause == "limit"
         assert "in serve" in caught.value.detail
-        assert time.monotonic() - began < 3
 
     with_team(tmp_path, body)
 
