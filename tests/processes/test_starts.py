@@ -112,7 +112,7 @@ def test_an_interrupt_drains_and_a_second_one_does_not_wait(tmp_path: Path) -> N
         assert daemon.process.poll() is None, "it waits for the file in hand"
         began = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - began < 45
+        assert time.monotonic() - began < 15  # the drain alone is 20 s
     assert not left_over(state)
     assert sum(states(state).values()) == 2
     assert not any("interrupted" in event or "strike" in event for event in events(state))
