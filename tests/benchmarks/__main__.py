@@ -1,7 +1,8 @@
 """`python -m tests.benchmarks [--quick] [NAME ...]`: every benchmark, and one table of what they found.
 
 Run it on an otherwise quiet machine. Figures that depend on the machine are there for comparison within one run:
-ratios, shares and goals are what to look at. Nothing here passes or fails.
+ratios, shares and goals are what to look at. No figure makes it fail: the exit code is 1 only if
+one could not be measured.
 """
 
 from __future__ import annotations
@@ -41,12 +42,20 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     print(f"{datetime.date.today()}: {machine()}", flush=True)
+    failed = []
     for name in arguments.names or NAMES:
         began = time.monotonic()
         module = importlib.import_module(f"tests.benchmarks.{name}")
         print(f"\n## {name}: {(module.__doc__ or '').splitlines()[0]}\n", flush=True)
-        figures: list[Figure] = cast(Benchmark, module).measure(quick=arguments.quick)
+        try:
+            figures: list[Figure] = cast(Benchmark, module).measure(quick=arguments.quick)
+        except SystemExit as error:
+            print(f"it could not be measured: {error}", flush=True)
+            failed.append(name)
+            continue
         print(f"{table(figures)}\n\n{time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ async def take_in(daemon: Daemon, root: Path, folder: Path) -> dict[str, Any]:
 async def respawn(daemon: Daemon, pool: Pool) -> dict[str, float]:
     """Kill one worker; seconds until another one is ready, and its memory in MB."""
     living = [worker for worker in pool.workers if worker.state in ("idle", "running")]
-    victim = max(living, key=lambda worker: worker.served)  # not the spare, which is replaced when it is needed
+    # The oldest is never the spare, whose death is seen when it is needed.
+    victim = min(living, key=lambda worker: int(worker.token.rpartition(".")[2]))
     victim.served += 1  # one that has done nothing yet is replaced after a pause
     known = set(pool.workers)
     began = time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
 
-LIMITS = {"deadline": "3s", "idle_deadline": "1500ms", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
+LIMITS = {"deadline": "6s", "idle_deadline": "1500ms", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
 
 EXPECTED = {
     "hang_in_c": "idle_deadline",
@@ -19,7 +19,7 @@ EXPECTED = {
     "hang_in_loop": "idle_deadline",
     "hang_in_fork": "idle_deadline",
     "hang_in_daemon": "idle_deadline",
-    "endless_nothing": "deadline of 3 s exceeded",
+    "endless_nothing": "deadline of 6 s exceeded",
     "eat_memory": "memory",
     "eat_memory_in_child": "memory limit of 400 MiB exceeded",
     "memory_error": "memory limit: MemoryError",
