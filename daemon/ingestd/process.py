@@ -23,6 +23,7 @@ _MARK = resource.RLIMIT_RTTIME
 _MARK_LINE = b"Max realtime timeout"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FREEZE_ROUNDS = 16
+_EMPTY_PASSES = 8
 _TAIL_BITS = 30
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -282,15 +283,24 @@ def _family(pid: int, token: str) -> dict[int, int]:
 
 
 def _slay(find: Callable[[], dict[int, int]], patience: float) -> tuple[int, list[int]]:
-    """Stop, then kill what `find` finds until it finds nothing. Returns how many there were, and the survivors."""
+    """Stop, then kill what `find` finds until it finds nothing. Returns how many there were, and the survivors.
+
+    Finding nothing counts only if no process was born meanwhile, or after several times: one that forks away again and again, its parent gone
+    each time, is between two passes over `/proc` as often as not.
+    """
     deadline = time.monotonic() + patience
     seen: set[tuple[int, int]] = set()
-    rounds = 0
+    rounds = nothing = 0
     pause = 0.001
     while True:
+        born = _last_born()
         found = find()
         if not found:
-            return len(seen), []
+            nothing += 1
+            if nothing == _EMPTY_PASSES or born == _last_born():
+                return len(seen), []
+            continue
+        nothing = 0
         fresh = found.items() - seen
         seen |= fresh
         if fresh and rounds < _FREEZE_ROUNDS:
@@ -302,6 +312,11 @@ def _slay(find: Callable[[], dict[int, int]], patience: float) -> tuple[int, lis
             return len(seen), sorted(found)
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+
+
+def _last_born() -> bytes:
+    """Number of the process or thread that was born last."""
+    return _read("/proc/loadavg").rpartition(b" ")[2]
 
 
 def _signal_all(processes: Iterable[tuple[int, int]], number: int) -> None:
