@@ -285,8 +285,8 @@ def _family(pid: int, token: str) -> dict[int, int]:
 def _slay(find: Callable[[], dict[int, int]], patience: float) -> tuple[int, list[int]]:
     """Stop, then kill what `find` finds until it finds nothing. Returns how many there were, and the survivors.
 
-    Finding nothing counts only if no process was born meanwhile, or after several times: one that forks away again and again, its parent gone
-    each time, is between two passes over `/proc` as often as not.
+    Finding nothing counts only if no process was born meanwhile, or after several times: one that forks away again and
+    again, its parent gone each time, is between two passes over `/proc` as often as not.
     """
     deadline = time.monotonic() + patience
     seen: set[tuple[int, int]] = set()

@@ -107,20 +107,19 @@ class Pool:
             started = time.monotonic()
             try:
                 await self.serve(worker)
-                self.workers.discard(worker)
                 await worker.stop()
             except WorkerDied as death:
                 self.restarts += 1
-                self.workers.discard(worker)
                 self.on_exit(worker, death)
                 await worker.end()
             except IngestdError as error:  # it lives, but is of no use
                 self.trouble = error.message
                 if not self.failed.done():
                     self.failed.set_result(StartError(error.message, fatal=True, command=error.command))
-                self.workers.discard(worker)
                 await worker.stop()
+                self.workers.discard(worker)
                 return
+            self.workers.discard(worker)  # only now: `close` waits for what this slot could not
             while len(abandoned) >= ABANDONED_LIMIT:
                 self.trouble = f"{len(abandoned)} workers survive SIGKILL; no more are started"
                 await asyncio.sleep(5)
@@ -141,8 +140,8 @@ class Pool:
             except StartError:
                 worker = await self._start(number)
             if worker.died.done() or worker.leaving:
-                self.workers.discard(worker)
                 await worker.end()
+                self.workers.discard(worker)
                 worker = await self._start(number)
         else:
             worker = await self._start(number)

@@ -92,6 +92,7 @@ class Worker:
         self._expected: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
         self._death: tuple[Cause, str] | None = None
         self._killing: asyncio.Future[list[int]] | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._line = b""
@@ -209,7 +210,15 @@ class Worker:
         return environment
 
     async def end(self, reason: str = "it is not needed any more") -> None:
-        """Kill it, if it still lives, and everything that it started; release what belongs to it."""
+        """Kill it, if it still lives, and everything that it started; release what belongs to it.
+
+        That is done once, however often it is asked for, and to its end, though the caller may be cancelled.
+        """
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end(reason))
+        await asyncio.shield(self._ending)
+
+    async def _end(self, reason: str) -> None:
         self.kill("stopped", reason)
         if self._killing is not None:
             await self._killing

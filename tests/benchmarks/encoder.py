@@ -17,7 +17,7 @@ RATE = re.compile(r"batch +([\d,]+) tokens: +([\d,]+) tokens/s = ([\d.]+)x, (\d+
 
 
 def measure(*, quick: bool) -> list[Figure]:
-    texts, rounds = (24, 2) if quick else (64, 3)
+    texts, rounds = (24, 2) if quick else (48, 3)
     runs.say(f"{texts} mixed texts, {4 * texts} short ones, {rounds} rounds")
     command = [sys.executable, str(SCRIPT), "--texts", str(texts), "--rounds", str(rounds), "--budgets", "1024", "2048"]
     done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, env=environment(), check=False)

@@ -1,9 +1,10 @@
 """End to end: a mixed folder with the real model, against the script that everybody has.
 
 The naive script starts one process for each file, as many at a time as there are cores; each loads the model. It would
-kill those that take longer than 20 seconds; here they are counted, and their time is what they need. The other script loads all files in one process and encodes with one
-`SentenceTransformer.encode`. Both use the same loaders and the same chunks, and store nothing; ingestd keeps journal
-and index. The naive script gets a sample of the files, since all of them would take an hour.
+kill those that take longer than 20 seconds; here they are counted, and their time is what they need. The other script
+loads all files in one process and encodes with one `SentenceTransformer.encode`. Both use the same loaders and the same
+chunks, and store nothing; ingestd keeps journal and index. The naive script gets a sample of the files, since all of
+them would take an hour.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ SLOW = 5
 
 
 def measure(*, quick: bool) -> list[Figure]:
-    files, long_files, sections, rounds = (400, 6, 600, 1) if quick else (1000, 12, 1500, 3)
+    files, long_files, sections, rounds = (400, 6, 600, 1) if quick else (1000, 12, 1500, 2)
     found: dict[str, list[float]] = {name: [] for name in ("second", "document", "loop", "chunk", "commits", "speed")}
     with runs.scratch() as scratch:
         primer = folders.one_line(scratch / "primer", 8, seed=9)

@@ -44,7 +44,7 @@ def under_load(daemon: RunningDaemon, control: Control, files: int, most: int) -
 
 
 def measure(*, quick: bool) -> list[Figure]:
-    files, most = (150, 60) if quick else (500, 300)
+    files, most = (150, 60) if quick else (400, 250)
     with runs.scratch() as scratch:
         folder = folders.mixed(scratch / "docs", files, seed=5)
         state = scratch / "state"
