@@ -23,7 +23,7 @@ _MARK = resource.RLIMIT_RTTIME
 _MARK_LINE = b"Max realtime timeout"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FREEZE_ROUNDS = 16
-_EMPTY_PASSES = 8
+_EMPTY_PASSES = 16
 _TAIL_BITS = 30
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -290,17 +290,20 @@ def _slay(find: Callable[[], dict[int, int]], patience: float) -> tuple[int, lis
     """
     deadline = time.monotonic() + patience
     seen: set[tuple[int, int]] = set()
-    rounds = nothing = 0
+    rounds = nothing = quiet = 0
     pause = 0.001
     while True:
         born = _last_born()
         found = find()
         if not found:
             nothing += 1
-            if nothing == _EMPTY_PASSES or born == _last_born():
+            # Twice, since a number is taken a moment before its process can be seen.
+            quiet = quiet + 1 if born == _last_born() else 0
+            if nothing == _EMPTY_PASSES or quiet == 2:
                 return len(seen), []
+            time.sleep(0.001)
             continue
-        nothing = 0
+        nothing = quiet = 0
         fresh = found.items() - seen
         seen |= fresh
         if fresh and rounds < _FREEZE_ROUNDS:
