@@ -150,6 +150,19 @@ def test_a_scan_counts_for_its_batch_and_widens_what_may_be_read(tmp_path: Path,
     with_desk(tmp_path, [], body)
 
 
+def test_a_scan_of_what_is_watched_renews_no_worker(tmp_path: Path, folder: Path) -> None:
+    table = WatchTable(name="docs", directory=str(folder), settle=0.0)
+
+    async def body(desk: Desk) -> None:
+        renewed: list[int] = []
+        desk.watching.on_readable = lambda: renewed.append(1)
+        desk.dispatcher.batches[7] = Batch(7)
+        scanned = await desk.watching.scan(table, [b""], 7)
+        assert (scanned.files, renewed, desk.watching.readable) == (300, [], set())
+
+    with_desk(tmp_path, [table], body)
+
+
 def test_a_worker_that_cannot_start_fails_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(desk: Desk) -> None:
         desk.watching._make_pool = lambda stage, size, settings, serve: desk._pool(stage, size, lambda _: {}, serve)

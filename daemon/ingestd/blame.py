@@ -90,7 +90,7 @@ class Watchman:
             before = now
             turn += 1
             for attempt in list(self.attempts):
-                if late > 1:  # this loop itself was stopped: nobody's fault
+                if late > 0:  # this loop itself was held up: nobody's fault
                     attempt.waited += late
                     attempt.moved += late
                 reason = self._exceeded(attempt, now, turn)

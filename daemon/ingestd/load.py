@@ -105,8 +105,6 @@ class LoadWorker:
         try:
             scratch.mkdir(mode=0o700)
             answer, descriptors = self._load(job, scratch)
-        except EOFError:
-            raise
         except MemoryError as error:
             leave = True
             answer = LoadFailed(job=job.job, kind="memory", reason=describe(error))
@@ -151,7 +149,10 @@ class LoadWorker:
                     loader_version=loader.version if loader else "",
                 )
             )
-            answer, descriptors = self.channel.receive()
+            try:
+                answer, descriptors = self.channel.receive()
+            except EOFError:  # of the channel: one that a loader raises is the file's
+                os._exit(0)
             if isinstance(answer, Drop) or loader is None:
                 self._clean(scratch)
                 return None, []

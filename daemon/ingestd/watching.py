@@ -115,11 +115,12 @@ class Watching:
         if group is None:
             group = self._group(INGEST)
             group.pool.open()
-        root = table.directory.rstrip("/")
-        fresh = {os.fsdecode(os.path.join(os.fsencode(root or "/"), path)) for path in below} - self.readable
-        if fresh:
-            self.readable |= fresh
-            self.on_readable()
+        if table.name not in self.dispatcher.sources:  # what is watched may be read already
+            root = os.fsencode(table.directory.rstrip("/") or "/")
+            fresh = {os.fsdecode(os.path.join(root, path)) for path in below} - self.readable
+            if fresh:
+                self.readable |= fresh
+                self.on_readable()
         job = next(self._jobs)
         watched = Watched(frame(job, table, below), batch, asyncio.get_running_loop().create_future())
         group.watched[job] = watched

@@ -117,9 +117,9 @@ def test_a_hung_encoder_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("word", "cause"), [("poisonpill", "exit code 5"), ("hangalways", "no answer for")])
 def test_poison_costs_its_own_document(bench: Bench, monkeypatch: pytest.MonkeyPatch, word: str, cause: str) -> None:
-    monkeypatch.setattr(encoders, "SILENCE", 0.8)
+    if word == "hangalways":  # it costs a second each time, so that it is a document of one chunk
+        monkeypatch.setattr(encoders, "SILENCE", 0.8)
     bench.write(20)
-    # A hang costs a second each time, so that it is a document of one chunk.
     filler = f"It {'has many words ' * 90}" if word == "poisonpill" else ""
     (bench.folder / "poison.md").write_text(f"{filler}\n\nThis one is a {word}.\n")
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
 
-LIMITS = {"deadline": "6s", "idle_deadline": "1500ms", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
+LIMITS = {"deadline": "12s", "idle_deadline": "3s", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
 
 EXPECTED = {
     "hang_in_c": "idle_deadline",
-    "hang_in_sleep": "idle_deadline of 1.5 s exceeded: no progress since page 3, element 1",
+    "hang_in_sleep": "idle_deadline of 3 s exceeded: no progress since page 3, element 1",
     "hang_in_loop": "idle_deadline",
     "hang_in_fork": "idle_deadline",
     "hang_in_daemon": "idle_deadline",
-    "endless_nothing": "deadline of 6 s exceeded",
+    "endless_nothing": "deadline of 12 s exceeded",
     "eat_memory": "memory",
     "eat_memory_in_child": "memory limit of 400 MiB exceeded",
     "memory_error": "memory limit: MemoryError",
@@ -33,6 +33,7 @@ EXPECTED = {
     "stack_overflow": "",
     "recursion": "RecursionError",
     "text_then_exception": "ValueError: half way",
+    "eof_error": "EOFError: cut short",
     "silent_exception": "ValueError",
     "control_characters": "ValueError: bad",
     "wrong_type": "yielded int, not Element",
@@ -46,7 +47,7 @@ EXPECTED = {
     "nothing_of_the_kind": "AttributeError",
 }
 """Behaviour to what its reason says."""
-GOOD = ("noise", "change_state", "leave_daemon", "good", "slow 2.5")
+GOOD = ("noise", "change_state", "leave_daemon", "good", "slow 4.5")
 """Behaviours that are no fault."""
 PARTIAL = ("endless", "huge")
 
@@ -108,7 +109,7 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     for number, kind in enumerate(kinds):
         (folder / f"f{number:04}.hostile").write_text(f"{kind}\nfile number {number} says good morning")
     state = tmp_path / "state"
-    config = write_config(state, folder, load={**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "1s"})
+    config = write_config(state, folder, load={**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "2s"})
     summary = ingest(config, folder, hostile=True, timeout=280)
     bad = Counter(kind for kind in kinds if kind != "good")
     found: Counter[str] = Counter()

@@ -167,6 +167,11 @@ class HostileLoader:
         yield Element("some text that must not be indexed: flibbertigibbet")
         raise ValueError("half way")
 
+    def eof_error(self, file: File, text: str) -> Iterator[Element]:
+        """What many libraries raise for a file that is cut short; to the worker it is not the end of its channel."""
+        raise EOFError("cut short")
+        yield
+
     def silent_exception(self, file: File, text: str) -> Iterator[Element]:
         raise ValueError
         yield
