@@ -21,14 +21,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 import ingestd.commands
-from ingestd import __version__
+from ingestd import __version__, journal
 from ingestd.cli import cli
 from ingestd.errors import IndexMismatchError, IngestdError, ModelError, UnreachableError
 
 NAMES = [
-    "run", "ingest", "search", "status", "why", "failures", "retry", "wait", "reindex", "check-config", "plugins",
+    "run", "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "wait",
+    "reindex", "check-config", "plugins",
 ]  # fmt: skip
-WITH_JSON = ["ingest", "search", "status", "why", "failures", "retry", "check-config", "plugins"]
+WITH_JSON = [
+    "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "check-config",
+    "plugins",
+]  # fmt: skip
 
 Invoke = Callable[..., Result]
 
@@ -322,6 +326,23 @@ def test_why(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "failed" in invoke("why", "a").stdout
     assert json.loads(invoke("why", "--json", "--b64", "L2H/").stdout)["path_b64"] == "L2H/"
     assert calls == [(os.fsencode(tmp_path / "a"),), (b"/a\xff",)]
+
+
+def test_pause_resume_and_confirm_without_a_daemon(invoke: Invoke, tmp_path: Path) -> None:
+    """With the real journal; what a daemon does then is in `processes/test_sources.py`."""
+    lost = invoke("pause", "docs")
+    assert lost.exit_code == 2
+    assert "there is no source 'docs'; known: none yet" in lost.stderr
+    with contextlib.closing(journal.connect(tmp_path / "state" / "journal.sqlite")) as db:
+        journal.configure(db, {"docs": journal.SourceSettings(b"/srv/docs")}, 0)
+    assert invoke("pause", "docs").stdout == "paused: docs\n"
+    assert json.loads(invoke("pause", "--json").stdout) == {"sources": ["docs"], "paused": True}
+    assert "source docs is paused: ingestd resume docs" in json.loads(invoke("status", "--json").stdout)["warnings"]
+    assert invoke("resume").stdout == "resumed: docs\n"
+    assert json.loads(invoke("status", "--json").stdout)["warnings"] == []
+    assert invoke("confirm-deletes", "docs").stdout == "0 files of docs will leave the index\n"
+    assert json.loads(invoke("confirm-deletes", "docs", "--json").stdout) == {"source": "docs", "files": 0}
+    assert "known: docs" in invoke("confirm-deletes", "dosc").stderr
 
 
 def test_retry(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ingestd import journal as journals
 from ingestd.errors import IngestdError
-from ingestd.journal import ALONE_AFTER, ALONE_LIMIT, HISTORY, Journal, Row, connect, history
+from ingestd.journal import Journal, Row, SourceSettings, connect, history
+from ingestd.journal.retrying import ALONE_AFTER, ALONE_LIMIT, HISTORY
 from ingestd.messages import Change, Stat
 from ingestd.types import document_id
 
@@ -44,6 +45,7 @@ def gone(name: str) -> Change:
 def with_journal(path: Path, body: Callable[[Journal], Awaitable[None]]) -> None:
     async def run() -> None:
         journal = Journal(path)
+        await journal.configure({"docs": SourceSettings(b"/srv/docs")})
         try:
             await body(journal)
         finally:
@@ -587,7 +589,7 @@ def test_history_is_bounded(tmp_path: Path) -> None:
 
 def test_find_takes_files_and_directories(tmp_path: Path) -> None:
     async def body(journal: Journal) -> None:
-        await journal.sources({"docs": b"/srv/docs", "all": b"/"})
+        await journal.configure({"docs": SourceSettings(b"/srv/docs"), "all": SourceSettings(b"/")})
         await journal.take("docs", [new("a/b.md", 1), new("a.md", 2), new("a0", 3), new("a/\udcff", 4)])
         await journal.take("all", [new("srv/docs/x", 5)])
         for path, names in (
@@ -621,7 +623,9 @@ class Operations(RuleBasedStateMachine):
         self.mtime = 0
 
     def _open(self) -> Journal:
-        return Journal(self.path)
+        journal = Journal(self.path)
+        self.do(journal.configure({"a": SourceSettings(b"/a"), "b": SourceSettings(b"/b")}))
+        return journal
 
     def do(self, call: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(call)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from ingestd import reports
 from ingestd.config import Config, IndexTable, WatchTable
 from ingestd.errors import UsageError
-from ingestd.journal import Journal
+from ingestd.journal import Journal, SourceSettings
 from ingestd.messages import Change, Manifest, PluginError, PluginItem, Stat
 from ingestd.types import STATES, Hit
 
@@ -32,7 +33,7 @@ def db(tmp_path: Path) -> Any:
 
     async def fill() -> None:
         journal = Journal(tmp_path / "journal.sqlite")
-        await journal.sources({"docs": b"/srv/docs", "ingest": b"/"})
+        await journal.configure({"docs": SourceSettings(b"/srv/docs"), "ingest": SourceSettings(b"/")})
         names = [b"a.md", b"b.md", b"old.md", b"sub/\xff", b"sub/x"]
         await journal.take("docs", [Change(name, Stat(1, n, 10, 1, 1)) for n, name in enumerate(names)])
         rows = {row.path: row for row in await journal.claim(3)}
@@ -76,6 +77,27 @@ def test_why_takes_exact_bytes(db: sqlite3.Connection) -> None:
     told = reports.why(db, b"/srv/docs/sub/\xff")
     assert told["path"] == "/srv/docs/sub/\ufffd"
     assert base64.b64decode(told["path_b64"]) == b"/srv/docs/sub/\xff"
+
+
+def test_what_waits_for_a_person_says_what_to_type(db: sqlite3.Connection) -> None:
+    config = Config(watch=(WatchTable(name="docs", directory="/srv/docs"),))
+    db.execute("UPDATE documents SET state = 'held' WHERE path = CAST('old.md' AS BLOB)")
+    assert "ingestd confirm-deletes docs" in reports.why(db, b"/srv/docs/old.md")["reason"]
+    (warning,) = reports.offline_status(config, db)["warnings"]
+    assert "source docs: 1 files are gone" in warning
+    assert "ingestd confirm-deletes docs" in warning
+    db.execute("UPDATE sources SET paused = 1 WHERE name = 'docs'")
+    assert "ingestd resume docs" in reports.why(db, b"/srv/docs/sub/x")["reason"]
+    told = reports.offline_status(config, db)
+    assert told["warnings"][1] == "source docs is paused: ingestd resume docs"
+    assert told["sources"][0].items() >= {"held": 1, "paused": True}.items()
+    db.execute("UPDATE sources SET removed_until = ?", (time.time() + 7200,))
+    told = reports.why(db, b"/srv/docs/b.md")
+    assert told["state"] == "held"
+    assert "no longer configured" in told["reason"]
+    told = reports.offline_status(config, db)
+    assert told["files"]["held"] == sum(told["files"].values()) == 5
+    assert "its 5 files leave the index in" in told["warnings"][0]
 
 
 @pytest.mark.parametrize(

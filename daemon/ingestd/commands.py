@@ -171,6 +171,27 @@ def retry(config: Config, paths: Sequence[bytes] | None) -> dict[str, Any]:
         return {"retried": reports.retry(db, paths)}
 
 
+def pause(config: Config, source: str | None, *, paused: bool) -> list[str]:
+    """Take nothing more in from a source (None: from any), or go on. Returns the sources' names."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            names: list[str] = control.call("pause" if paused else "resume", source=source)["sources"]
+            return names
+    with locked(config) as db:
+        return journal.pause(db, source, paused)
+
+
+def confirm_deletes(config: Config, source: str) -> int:
+    """Let the held files of a source leave the index. Returns how many there are."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            return int(control.call("confirm_deletes", source=source)["files"])
+    with locked(config) as db:
+        return journal.removal.confirm(db, source)
+
+
 def wait(config: Config, timeout: float | None) -> bool:
     """Whether nothing is settling, queued or running any more, within `timeout` seconds."""
     deadline = time.monotonic() + timeout if timeout is not None else None

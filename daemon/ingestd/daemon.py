@@ -90,6 +90,13 @@ def _frames(paths: Sequence[bytes]) -> Iterator[list[bytes]]:
     yield part
 
 
+def constants(table: WatchTable) -> str:
+    """All that the documents of a source get from the configuration."""
+    return msgspec.json.encode(
+        [table.directory, table.category_id, table.category_path, table.metadata], order="sorted"
+    ).decode()
+
+
 class Daemon:
     """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
 
@@ -142,7 +149,7 @@ class Daemon:
         self.encoders = Encoders()
         self.indexer = Indexer()
         self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer)
-        self.dispatcher.roots = await self._roots()
+        await self._configure()
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
         await self._probe()
         await self._pools()
@@ -189,11 +196,19 @@ class Daemon:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.append(task)
 
-    async def _roots(self) -> dict[str, bytes]:
-        roots = {table.name: os.fsencode(table.directory) for table in self.config.watch}
-        roots[INGEST_SOURCE] = b"/"
-        await self.journal.sources(roots)
-        return roots
+    async def _configure(self) -> None:
+        """Tell the journal of the sources as they are configured now."""
+        settings = {
+            table.name: journals.SourceSettings(os.fsencode(table.directory), constants(table), table.hold_grace)
+            for table in self.config.watch
+        }
+        settings[INGEST_SOURCE] = journals.SourceSettings(b"/")
+        self._sources(await self.journal.configure(settings))
+
+    def _sources(self, known: dict[str, journals.SourceRow]) -> None:
+        self.dispatcher.roots = {name: source.root for name, source in known.items()}
+        self.dispatcher.stopped = {name for name, source in known.items() if source.idle}
+        self.dispatcher.wake()
 
     # --- pools ------------------------------------------------------------------------------------------------
 
@@ -440,6 +455,8 @@ class Daemon:
         jobs: dict[str, tuple[WatchTable, list[bytes]]] = {}
         for path in paths:
             table, below = self._place(path)
+            if table.name in self.dispatcher.stopped:
+                raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
             jobs.setdefault(table.name, (table, []))[1].append(below)
         try:
             scans = [
@@ -522,6 +539,14 @@ class Daemon:
                 yield {"failures": await self.journal.read(reports.failures)}
             case "retry":
                 yield {"retried": await self._retry(arguments.get("paths"))}
+            case "pause" | "resume":
+                source = arguments.get("source")
+                names = await self.journal.run(lambda db: journals.pause(db, source, command == "pause"))
+                self._sources(await self.journal.read(journals.sources))
+                yield {"sources": names}
+            case "confirm_deletes":
+                source = str(arguments["source"])
+                yield {"files": await self.journal.run(lambda db: journals.removal.confirm(db, source))}
             case "plugins":
                 yield {"plugins": reports.plugins(self.manifest, self._blocked)}
             case "stop":
@@ -538,7 +563,7 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """See DESIGN's list of `status --json`."""
         files, chunks = await self.journal.read(journals.counts)
-        return reports.status(self, files, chunks)
+        return reports.status(self, files, chunks, await self.journal.read(journals.sources))
 
     def rates(self) -> tuple[float, float]:
         """Files and chunks per second, over the last half minute."""
@@ -560,6 +585,7 @@ class Daemon:
                 f"{self.dispatcher.unknown_language} documents are in a language that {self.config.encode.model} hardly"
                 " knows: they are found by their words, not by meaning; a multilingual model under [encode] helps"
             )
+        found += [f"source {name} is paused: {reason}" for name, reason in self.dispatcher.paused.items()]
         found += [pool.trouble for pool in (self.load_pool, self.encode_pool, self.index_pool) if pool.trouble]
         if self.indexer.trouble:
             found.append(f"the index cannot be written: {self.indexer.trouble}")

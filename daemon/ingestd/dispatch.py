@@ -20,6 +20,7 @@ from ingestd.config import Config, WatchTable
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal, Row
+from ingestd.journal.removal import Hold
 from ingestd.messages import (
     UNKNOWN_TOKENS,
     Drop,
@@ -88,6 +89,11 @@ class Dispatcher:
         self.causes = CommonCause()
         self.sources: dict[str, WatchTable] = {table.name: table for table in config.watch}
         self.roots: dict[str, bytes] = {}
+        self.holds = {table.name: Hold(table.hold_deletes, table.hold_grace) for table in config.watch}
+        self.stopped: set[str] = set()
+        """Sources that somebody paused, or took out of the configuration."""
+        self.paused: dict[str, str] = {}
+        """Sources that pause by themselves, with the reason."""
         self.own_pools: set[str] = set()
         """Loaders that have workers of their own."""
         self.batches: dict[int, Batch] = {}
@@ -116,6 +122,11 @@ class Dispatcher:
         for work in self._work.values():
             work.set()
         self._changed.set()
+
+    @property
+    def idle_sources(self) -> set[str]:
+        """Sources of which nothing is taken now."""
+        return self.stopped | self.paused.keys()
 
     def document_path(self, row: Row) -> bytes:
         root = self.roots.get(row.source, b"/")
@@ -166,11 +177,11 @@ class Dispatcher:
                 work.clear()
                 if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
                     self._alone_check = time.monotonic()
-                    if rows := await self.journal.claim(1, alone=True):
+                    if rows := await self.journal.claim(1, alone=True, without=self.idle_sources):
                         await self._until(lambda: not self.watchman.attempts)
                         self._exclusive = rows[0]
                         return rows[0]
-                if rows := await self.journal.claim(1, pool=pool):
+                if rows := await self.journal.claim(1, pool=pool, without=self.idle_sources):
                     return rows[0]
                 try:
                     await asyncio.wait_for(work.wait(), IDLE_POLL)
@@ -313,7 +324,10 @@ class Dispatcher:
                 await self.journal.forget(row)
                 await self._settle(attempt, "queued", "the index lacks it")
                 return
-            ended = await self.journal.settle(row, "indexed", "unchanged content", keep_warnings=True)
+            state = "partial" if verdict.partial else "indexed"
+            ended = await self.journal.settle(
+                row, state, "unchanged content", reason=verdict.partial, keep_warnings=True
+            )
             self._outcome(attempt, Ended("unchanged", ended.batch), None, verdict.chunks)
         elif action == "rekey":
             origin = verdict.origin
@@ -325,9 +339,10 @@ class Dispatcher:
                 return
             ended = await self.journal.indexed(
                 row, identified.digest, attempt.tag, chunks=written.chunks, hashes=None, origin=verdict.origin,
-                title=verdict.title, metadata=verdict.metadata, event="copied from the same content",
+                partial=verdict.partial, warnings=verdict.warnings, title=verdict.title, metadata=verdict.metadata,
+                event="copied from the same content",
             )  # fmt: skip
-            self._outcome(attempt, ended, None, written.chunks)
+            self._outcome(attempt, ended, verdict.partial, written.chunks)
         elif action == "quarantine":
             await self._settle(attempt, "quarantined", "same content as a quarantined file",
                                reason=verdict.reason, detail=verdict.detail)  # fmt: skip
@@ -510,7 +525,7 @@ class Dispatcher:
     async def remove(self) -> None:
         """Take what is gone from the folders out of the index."""
         while True:
-            rows = await self.journal.claim_gone(64)
+            rows = await self.journal.claim_gone(64, self.holds, without=self.idle_sources)
 
             async def one(row: Row) -> None:
                 await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ingestd import journal
+from ingestd.config.units import spell_duration
 from ingestd.errors import UsageError
-from ingestd.journal import Row
+from ingestd.journal import Row, SourceRow
 from ingestd.messages import Manifest
 from ingestd.types import STATES, Hit, display
 
 if TYPE_CHECKING:
     from ingestd.config import Config
     from ingestd.daemon import Daemon
+
+
+ROOT = SourceRow(b"/", None, False)
 
 
 def path_fields(path: bytes | str) -> dict[str, str]:
@@ -47,16 +51,26 @@ def hit(found: Hit) -> dict[str, Any]:
     }
 
 
-def _document(db: sqlite3.Connection, roots: dict[str, bytes], row: Row) -> dict[str, Any]:
+def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
     state = row.state
     reason = row.reason
+    source = sources.get(row.source, ROOT)
     if row.indexed_digest is not None and state in ("failed", "quarantined"):
         reason = f"{reason} (an older version of it is searchable)"
-    if row.gone:
+    if source.removed_until is not None:
+        state = "held"
+        reason = f"source {row.source} is no longer configured; until it leaves the index: {spell_wait(source)}"
+    elif state == "held":
+        reason = (
+            "the file is gone, with so many others that it stays in the index until that is confirmed: "
+            f"ingestd confirm-deletes {row.source}"
+        )
+    elif row.gone:
         reason = "the file is gone: it waits for its removal from the index"
-    root = roots.get(row.source, b"/")
+    elif source.paused and state == "queued":
+        reason = f"source {row.source} is paused: ingestd resume {row.source}"
     return {
-        **path_fields(root.rstrip(b"/") + b"/" + row.path),
+        **path_fields(source.root.rstrip(b"/") + b"/" + row.path),
         "state": state,
         "reason": reason,
         "loader": f"{row.loader} {row.loader_version}".strip() if row.loader else None,
@@ -75,12 +89,12 @@ def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
             f"{display(path)} is not in the journal: it is in no watched directory, is excluded, or is still settling",
             command=f"ingestd ingest {display(path)}",
         )
-    roots = journal.roots(db)
-    if len(rows) > 1 and roots.get(rows[0].source, b"/").rstrip(b"/") + b"/" + rows[0].path != path:
+    sources = journal.sources(db)
+    if len(rows) > 1 and sources.get(rows[0].source, ROOT).root.rstrip(b"/") + b"/" + rows[0].path != path:
         raise UsageError(f"{display(path)} is a directory with {len(rows)} files: name one of them")
     row = rows[0]
     return {
-        **_document(db, roots, row),
+        **_document(sources, row),
         "warnings": json.loads(row.warnings) if row.warnings else [],
         "detail": row.detail or None,
         "source": row.source,
@@ -90,8 +104,8 @@ def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
 
 def failures(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Every file that is failed, quarantined or partial."""
-    roots = journal.roots(db)
-    return [_document(db, roots, row) for row in journal.troubles(db)]
+    sources = journal.sources(db)
+    return [_document(sources, row) for row in journal.troubles(db)]
 
 
 def retry(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> int:
@@ -130,9 +144,37 @@ def states(files: dict[str, Counter[str]], settling: int) -> dict[str, int]:
     return {"settling": settling, **{state: total[state] for state in STATES}}
 
 
+def spell_wait(source: SourceRow) -> str:
+    """How long the files of a source that was taken out stay in the index."""
+    return spell_duration(max(0.0, (source.removed_until or 0.0) - time.time()))
+
+
+def holds(files: dict[str, Counter[str]], sources: dict[str, SourceRow]) -> list[str]:
+    """What waits for a person's word, and what to type."""
+    found = []
+    for name, source in sources.items():
+        held = files.get(name, Counter())["held"]
+        if source.removed_until is not None:
+            if source.removed_until and held:
+                found.append(
+                    f"source {name} is no longer configured: its {held} files leave the index in {spell_wait(source)};"
+                    f" now: ingestd confirm-deletes {name}"
+                )
+            continue
+        if held:
+            found.append(
+                f"source {name}: {held} files are gone, more at once than hold_deletes lets go: they stay in the index"
+                f" unless that is confirmed (ingestd confirm-deletes {name}), they come back, or hold_grace is over"
+            )
+        if source.paused:
+            found.append(f"source {name} is paused: ingestd resume {name}")
+    return found
+
+
 def offline_status(config: Config, db: sqlite3.Connection | None) -> dict[str, Any]:
     """The status while no daemon runs, from the journal alone."""
     files, chunks = journal.counts(db) if db is not None else ({}, 0)
+    sources = journal.sources(db) if db is not None else {}
     return {
         "running": False,
         "ready": False,
@@ -142,20 +184,21 @@ def offline_status(config: Config, db: sqlite3.Connection | None) -> dict[str, A
         "eta_seconds": None,
         "sources": [
             {"name": table.name, "directory": table.directory, "mode": table.mode,
-             "files": sum(files.get(table.name, Counter()).values())}
+             "files": sum(files.get(table.name, Counter()).values()),
+             "paused": sources.get(table.name, ROOT).paused, "held": files.get(table.name, Counter())["held"]}
             for table in config.watch
         ],
         "workers": [],
         "encoders": [],
         "sink": {"name": config.index.sink, "healthy": None},
         "sandbox": None,
-        "warnings": [],
+        "warnings": holds(files, sources),
         "rates": {"files_per_second": 0.0, "chunks_per_second": 0.0},
         "recent": [],
     }  # fmt: skip
 
 
-def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int) -> dict[str, Any]:
+def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int, known: dict[str, SourceRow]) -> dict[str, Any]:
     """The status of a running daemon."""
     total = states(files, daemon.watching.settling)
     per_file, per_chunk = daemon.rates()
@@ -168,6 +211,8 @@ def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int) -> dict[
             "mode": watched.mode or "starting",
             "files": sum(files.get(name, Counter()).values()),
             "queued": files.get(name, Counter())["queued"],
+            "held": files.get(name, Counter())["held"],
+            "paused": known.get(name, ROOT).paused or name in daemon.dispatcher.paused,
         }
         for name, watched in daemon.watching.sources.items()
     ]
@@ -202,7 +247,7 @@ def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int) -> dict[
         ],
         "sink": {"name": daemon.config.index.sink, "healthy": index_ready and daemon.indexer.trouble is None},
         "sandbox": next((worker.info.get("sandbox") for worker in daemon.load_pool.workers if worker.info), None),
-        "warnings": daemon.troubles,
+        "warnings": [*daemon.troubles, *holds(files, known)],
         "rates": {"files_per_second": per_file, "chunks_per_second": per_chunk},
         "recent": list(daemon.dispatcher.recent),
         "uptime_seconds": time.monotonic() - daemon.started,

@@ -293,6 +293,71 @@ def retry(invocation: Invocation, paths: Sequence[str], everything: bool, json: 
 
 
 @command()
+@click.argument("source", required=False)
+@as_json
+@click.pass_obj
+def pause(invocation: Invocation, source: str | None, json: bool) -> None:
+    """Take nothing more in from a source, or from any, until `ingestd resume`.
+
+    Changes are still noted, and what is indexed can be searched.
+
+    \b
+    Examples:
+      ingestd pause documents
+      ingestd pause
+    """
+    _pause(invocation, source, json, paused=True)
+
+
+@command()
+@click.argument("source", required=False)
+@as_json
+@click.pass_obj
+def resume(invocation: Invocation, source: str | None, json: bool) -> None:
+    """Go on after `ingestd pause`.
+
+    \b
+    Examples:
+      ingestd resume documents
+      ingestd resume
+    """
+    _pause(invocation, source, json, paused=False)
+
+
+def _pause(invocation: Invocation, source: str | None, json: bool, *, paused: bool) -> None:
+    config = invocation.config()
+    from ingestd import commands
+
+    names = commands.pause(config, source, paused=paused)
+    if json:
+        print_json({"sources": names, "paused": paused})
+    else:
+        click.echo(f"{'paused' if paused else 'resumed'}: {', '.join(names) or 'there is no source yet'}")
+
+
+@command("confirm-deletes")
+@click.argument("source")
+@as_json
+@click.pass_obj
+def confirm_deletes(invocation: Invocation, source: str, json: bool) -> None:
+    """Remove from the index what is held of a source: most of its files are gone, or it is no longer configured.
+
+    \b
+    Examples:
+      ingestd status
+      ingestd confirm-deletes documents
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    files = commands.confirm_deletes(config, source)
+    if json:
+        print_json({"source": source, "files": files})
+    else:
+        click.echo(f"{files:,} file{'' if files == 1 else 's'} of {source} will leave the index")
+
+
+@command()
 @click.option(
     "--timeout", metavar="DURATION", callback=duration, help="Give up after it: 90, 30s, 5m. [default: never]"
 )

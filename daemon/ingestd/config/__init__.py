@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ingestd.config.schema import Count, Duration, Name, PositiveDuration, Size
+from ingestd.config.schema import Count, Duration, Name, PositiveDuration, Share, Size
 
 DEFAULT_EXCLUDES = (
     "~$*", "*.part", "*.crdownload", "*.tmp", ".git/", ".hg/", ".svn/", "*.swp", "*.swo", "*~", "\\#*#", ".#*",
@@ -37,6 +37,10 @@ class WatchTable(Table, frozen=True, kw_only=True):
     max_settle: Duration = 300.0
     mode: Literal["auto", "inotify", "poll"] = "auto"
     rescan: PositiveDuration = 600.0
+    hold_deletes: Share = 0.5
+    """Deletions of more than this share of the files, and of 50 or more, wait for a confirmation; 1: never."""
+    hold_grace: Duration = 3 * 86400.0
+    """They are carried out after this time without one."""
     category_id: str | None = None
     category_path: str | None = None
     metadata: dict[str, Any] = {}

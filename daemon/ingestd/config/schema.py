@@ -21,6 +21,7 @@ PositiveDuration = Annotated[float, msgspec.Meta(gt=0, extra={"unit": "duration"
 Size = Annotated[int, msgspec.Meta(ge=0, extra={"unit": "size"})]
 """Bytes."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -225,6 +226,8 @@ def _bounded(kind: Any, meta: msgspec.Meta, value: Any) -> Any:
             raise ValueError(f"must not be negative: {_describe(value)}")
         least = {"size": spell_size, "duration": spell_duration}.get(unit or "", str)(meta.ge)
         raise ValueError(f"must be at least {least}, not {_describe(value)}")
+    if meta.le is not None and number > meta.le:
+        raise ValueError(f"must be at most {meta.le}, not {_describe(value)}")
     return number
 
 

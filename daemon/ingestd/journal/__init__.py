@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ingestd.journal.reading import counts, find, history, roots, troubles
+from ingestd.journal import removal
+from ingestd.journal.reading import counts, find, history, troubles
+from ingestd.journal.retrying import forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
+from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause, sources
 from ingestd.journal.writer import Writer
 from ingestd.messages import Change, Stat
 from ingestd.types import document_id
@@ -24,25 +27,24 @@ __all__ = [
     "Ended",
     "Journal",
     "Row",
+    "SourceRow",
+    "SourceSettings",
     "Verdict",
+    "configure",
     "connect",
     "counts",
     "find",
     "forget_all",
     "history",
+    "pause",
+    "removal",
     "retry",
-    "roots",
+    "sources",
     "troubles",
 ]
 
-HISTORY = 20
-"""Lines of history kept for a document."""
 TOMBSTONE_DELAY = 3.0
 """Seconds a deletion waits, so that the other half of a move can take over the vectors."""
-ALONE_AFTER = 3
-"""Interruptions after which a file is only tried while no other file is loaded."""
-ALONE_LIMIT = 10
-"""Interruptions while running alone after which the file is quarantined."""
 
 
 class Journal(Writer):
@@ -54,15 +56,14 @@ class Journal(Writer):
 
     # --- what the watch workers report ------------------------------------------------------------------------
 
-    async def sources(self, roots: dict[str, bytes]) -> None:
-        """Note where each source lies, for commands that run without a daemon."""
+    async def configure(self, settings: Mapping[str, SourceSettings]) -> dict[str, SourceRow]:
+        """Note what the configuration says of the sources; see `sources.configure`. Returns all that are known."""
 
-        def call(db: sqlite3.Connection) -> None:
-            db.executemany(
-                "INSERT INTO sources VALUES (?, ?) ON CONFLICT DO UPDATE SET root = excluded.root", roots.items()
-            )
+        def call(db: sqlite3.Connection) -> dict[str, SourceRow]:
+            configure(db, settings, time.time())
+            return sources(db)
 
-        await self.run(call)
+        return await self.run(call)
 
     async def take(self, source: str, changes: Sequence[Change], batch: int | None = None) -> int:
         """Journal settled differences; returns how many files now belong to the batch."""
@@ -82,7 +83,7 @@ class Journal(Writer):
                     db.execute(
                         "UPDATE documents SET gone = 1, version = version + 1, retry_at = ?,"
                         " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END"
-                        " WHERE source = ? AND path = ?",
+                        " WHERE source = ? AND path = ? AND gone = 0",
                         (now + TOMBSTONE_DELAY, *key),
                     )
                     continue
@@ -115,27 +116,35 @@ class Journal(Writer):
 
     # --- attempts ---------------------------------------------------------------------------------------------
 
-    async def claim(self, limit: int, *, pool: str = "", alone: bool = False) -> list[Row]:
+    async def claim(
+        self, limit: int, *, pool: str = "", alone: bool = False, without: Collection[str] = ()
+    ) -> list[Row]:
         """Files to load next by the workers of `pool`, now `running`: fresh ones first, sources in turn.
 
         `alone`: those of any pool that were interrupted so often that each is to run while no other file is loaded.
+        `without`: sources that are paused.
         """
 
         def call(db: sqlite3.Connection) -> list[Row]:
             now = time.time()
             db.execute("UPDATE documents SET state = 'queued' WHERE state = 'failed' AND retry_at <= ?", (now,))
-            names = [name for (name,) in db.execute("SELECT source FROM counts WHERE state = 'queued' AND files > 0")]
+            names = [
+                name
+                for (name,) in db.execute("SELECT source FROM counts WHERE state = 'queued' AND files > 0")
+                if name not in without
+            ]
             found: list[int] = []
             if alone:
-                names = []
                 found = [
                     id
-                    for (id,) in db.execute(
-                        "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND alone = 1 AND retry_at <= ?"
-                        " ORDER BY id LIMIT ?",
-                        (now, limit),
+                    for id, source in db.execute(
+                        "SELECT id, source FROM documents WHERE state = 'queued' AND gone = 0 AND alone = 1"
+                        " AND retry_at <= ? ORDER BY id",
+                        (now,),
                     )
-                ]
+                    if source in names
+                ][:limit]
+                names = []
             # Fresh files of any source overtake the backlog of all.
             for fresh in (1, 0):
                 for turn in range(len(names)):
@@ -164,21 +173,11 @@ class Journal(Writer):
 
         return await self.run(call)
 
-    async def claim_gone(self, limit: int) -> list[Row]:
-        """Documents to remove from the index, now `running`, unless a file that is still to be read has their inode."""
-
-        def call(db: sqlite3.Connection) -> list[Row]:
-            rows = db.execute(
-                "UPDATE documents SET state = 'running', loading = 0 WHERE id IN ("
-                " SELECT id FROM documents AS old WHERE state = 'queued' AND gone = 1 AND retry_at <= ? AND NOT EXISTS"
-                " (SELECT 1 FROM documents WHERE inode = old.inode AND device = old.device AND gone = 0"
-                " AND state IN ('queued', 'running')) LIMIT ?)"
-                f" RETURNING {COLUMNS}",
-                (time.time(), limit),
-            ).fetchall()
-            return [Row(*row) for row in rows]
-
-        return await self.run(call)
+    async def claim_gone(
+        self, limit: int, holds: Mapping[str, removal.Hold] | None = None, *, without: Collection[str] = ()
+    ) -> list[Row]:
+        """Documents to remove from the index, now `running`; see `removal.claim`."""
+        return await self.run(lambda db: removal.claim(db, limit, holds or {}, without, time.time()))
 
     async def identified(
         self, row: Row, stat: Stat, digest: bytes, loader: str | None, loader_version: str, max_strikes: int
@@ -205,8 +204,7 @@ class Journal(Writer):
                 return Verdict("skip", chunks=row.chunks)
             tag = f"{loader} {loader_version}"
             if row.indexed_digest == digest and row.indexed_loader == tag:
-                title, metadata = db.execute("SELECT title, metadata FROM documents WHERE id = ?", (row.id,)).fetchone()
-                return Verdict("unchanged", chunks=row.chunks, title=title, metadata=json.loads(metadata or "{}"))
+                return Verdict("unchanged", chunks=row.chunks, **made(db, row.id))
             strikes = 0
             struck = db.execute(
                 "SELECT count, quarantined, reason, detail, loader FROM strikes WHERE digest = ?", (digest,)
@@ -219,13 +217,12 @@ class Journal(Writer):
                 else:
                     strikes = struck[0]
             origin = db.execute(
-                "SELECT source, path, member, title, metadata FROM documents"
+                "SELECT id, source, path, member FROM documents"
                 " WHERE indexed_digest = ? AND indexed_loader = ? AND id != ? LIMIT 1",
                 (digest, tag, row.id),
             ).fetchone()
             if origin is not None:
-                *key, title, metadata = origin
-                return Verdict("rekey", document_id(*key), title=title, metadata=json.loads(metadata or "{}"))
+                return Verdict("rekey", document_id(*origin[1:]), **made(db, origin[0]))
             known = db.execute("SELECT hashes FROM hashes WHERE document = ?", (row.id,)).fetchone()
             return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
 
@@ -279,9 +276,15 @@ class Journal(Writer):
         def call(db: sqlite3.Connection) -> Ended:
             state = "partial" if partial else "indexed"
             db.execute(
-                "UPDATE documents SET indexed_digest = ?, indexed_loader = ?, chunks = ?, title = ?, metadata = ?"
-                " WHERE id = ?",
-                (digest, loader, chunks, title, json.dumps(metadata) if metadata else None, row.id),
+                "UPDATE documents SET indexed_digest = ?, indexed_loader = ?, chunks = ?, title = ?, metadata = ?,"
+                " partial = ? WHERE id = ?",
+                (digest, loader, chunks, title, json.dumps(metadata) if metadata else None, partial, row.id),
+            )
+            # A move whose other half was held for a deletion.
+            db.execute(
+                "UPDATE documents SET state = 'queued', retry_at = 0"
+                " WHERE indexed_digest = ? AND gone = 1 AND state = 'held'",
+                (digest,),
             )
             if hashes is not None:
                 db.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?)", (row.id, hashes))
@@ -505,55 +508,14 @@ class Journal(Writer):
         return await self.run(lambda db: retry(db, ids))
 
 
-def interrupt(db: sqlite3.Connection, row: Row, reason: str, retry_at: float, *, alone: bool = False) -> Ended:
-    """See `Journal.interrupted`."""
-    interruptions = row.interruptions + 1
-    alone = alone or interruptions >= ALONE_AFTER
-    state = "quarantined" if row.alone and interruptions >= ALONE_AFTER + ALONE_LIMIT else "queued"
-    ended = db.execute(
-        "UPDATE documents SET state = CASE WHEN version = ? THEN ? ELSE 'queued' END, interruptions = ?, alone = ?,"
-        " reason = ?, retry_at = ? WHERE id = ? RETURNING state, batch",
-        (row.version, state, interruptions, alone, reason, retry_at, row.id),
+def made(db: sqlite3.Connection, document: int) -> dict[str, Any]:
+    """What the loader made of an indexed document beside its chunks, as fields of a `Verdict`."""
+    title, metadata, partial, warnings = db.execute(
+        "SELECT title, metadata, partial, warnings FROM documents WHERE id = ?", (document,)
     ).fetchone()
-    note(db, row.id, f"interrupted: {reason}")
-    return Ended(*ended)
-
-
-def note(db: sqlite3.Connection, document: int, event: str) -> None:
-    """Add a line to the history of a document."""
-    db.execute("INSERT INTO history(document, at, event) VALUES (?, ?, ?)", (document, time.time(), event))
-    db.execute(
-        "DELETE FROM history WHERE document = ? AND id <="
-        " (SELECT id FROM history WHERE document = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
-        (document, document, HISTORY),
-    )
-
-
-def forget_all(db: sqlite3.Connection) -> int:
-    """The index is to be made anew: queue every file, with all its chunks. Returns how many."""
-    db.execute("DELETE FROM hashes")
-    db.execute("DELETE FROM meta WHERE key = 'fingerprint'")
-    return db.execute(
-        "UPDATE documents SET state = CASE state WHEN 'quarantined' THEN state ELSE 'queued' END,"
-        " indexed_digest = NULL, indexed_loader = NULL, chunks = 0, retry_at = 0"
-    ).rowcount
-
-
-def retry(db: sqlite3.Connection, ids: Sequence[int] | None) -> int:
-    """See `Journal.retry`."""
-    if ids is None:
-        ids = [id for (id,) in db.execute("SELECT id FROM documents WHERE state IN ('failed', 'quarantined')")]
-    retried = 0
-    for id in ids:
-        changed = db.execute(
-            "UPDATE documents SET state = 'queued', retry_at = 0, interruptions = 0, alone = 0, attempts = 0, fresh = 1"
-            " WHERE id = ? AND state IN ('failed', 'quarantined', 'partial', 'skipped') RETURNING digest",
-            (id,),
-        ).fetchone()
-        if changed is None:
-            continue
-        retried += 1
-        db.execute("DELETE FROM strikes WHERE digest = ?", changed)
-        db.execute("UPDATE documents SET indexed_digest = NULL WHERE id = ? AND reason IS NOT NULL", (id,))
-        note(db, id, "retry asked for")
-    return retried
+    return {
+        "title": title,
+        "metadata": json.loads(metadata or "{}"),
+        "partial": partial,
+        "warnings": json.loads(warnings or "[]"),
+    }

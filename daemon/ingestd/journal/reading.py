@@ -6,27 +6,27 @@ import sqlite3
 from collections import Counter
 
 from ingestd.journal.schema import COLUMNS, Row
+from ingestd.journal.sources import sources
 
 
 def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
-    """Files by source and state, and chunks in all."""
+    """Files by source and state, and chunks in all. All files of a source that was taken out are held."""
     files: dict[str, Counter[str]] = {}
     chunks = 0
-    for source, state, n, c in db.execute("SELECT source, state, files, chunks FROM counts"):
-        files.setdefault(source, Counter())[state] = n
+    for source, state, n, c in db.execute(
+        "SELECT source, iif(removed_until IS NULL, state, 'held'), files, chunks FROM counts"
+        " LEFT JOIN sources ON name = source"
+    ):
+        files.setdefault(source, Counter())[state] += n
         chunks += c
     return files, chunks
-
-
-def roots(db: sqlite3.Connection) -> dict[str, bytes]:
-    """Source name to directory."""
-    return dict(db.execute("SELECT name, root FROM sources").fetchall())
 
 
 def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
     """The documents that an absolute path stands for: a file, or everything below a directory."""
     rows: list[Row] = []
-    for name, root in roots(db).items():
+    for name, source in sources(db).items():
+        root = source.root
         prefix = root.rstrip(b"/") + b"/"
         if path == root.rstrip(b"/") or path + b"/" == prefix:
             low, high = b"", None

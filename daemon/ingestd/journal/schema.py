@@ -11,11 +11,13 @@ import msgspec
 from ingestd.errors import IngestdError
 from ingestd.types import document_id
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE sources(name TEXT PRIMARY KEY, root BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources(name TEXT PRIMARY KEY, root BLOB NOT NULL, constants TEXT NOT NULL, hold_grace REAL NOT NULL,
+    removed_until REAL, paused INTEGER NOT NULL DEFAULT 0,
+    baseline INTEGER NOT NULL DEFAULT 0, counted_at REAL NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE documents(
     id INTEGER PRIMARY KEY,
     source TEXT NOT NULL, path BLOB NOT NULL, member TEXT NOT NULL DEFAULT '',
@@ -28,17 +30,19 @@ CREATE TABLE documents(
     attempts INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0, alone INTEGER NOT NULL DEFAULT 0,
     reason TEXT, detail TEXT, warnings TEXT,
     loader TEXT, loader_version TEXT,
-    indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, chunks INTEGER NOT NULL DEFAULT 0,
+    indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, partial TEXT,
+    chunks INTEGER NOT NULL DEFAULT 0,
     UNIQUE(source, path, member));
 CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
 CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1;
-CREATE INDEX tombstones ON documents(id) WHERE state = 'queued' AND gone = 1;
+CREATE INDEX tombstones ON documents(source, gone, retry_at) WHERE state = 'queued' AND gone > 0;
+CREATE INDEX held ON documents(retry_at) WHERE state = 'held';
 CREATE INDEX waiting ON documents(retry_at) WHERE state = 'failed';
 CREATE INDEX troubles ON documents(id) WHERE state IN ('failed', 'quarantined', 'partial');
 CREATE INDEX running ON documents(id) WHERE state = 'running';
 CREATE INDEX moving ON documents(inode) WHERE state IN ('queued', 'running') AND gone = 0;
 CREATE INDEX batches ON documents(batch, state) WHERE batch IS NOT NULL;
-CREATE INDEX contents ON documents(indexed_digest) WHERE indexed_digest IS NOT NULL;
+CREATE INDEX contents ON documents(indexed_digest, gone) WHERE indexed_digest IS NOT NULL;
 CREATE TABLE hashes(document INTEGER PRIMARY KEY, hashes BLOB NOT NULL);
 CREATE TABLE strikes(digest BLOB PRIMARY KEY, count INTEGER NOT NULL, quarantined INTEGER NOT NULL,
     reason TEXT, detail TEXT, loader TEXT) WITHOUT ROWID;
@@ -81,6 +85,7 @@ class Row(msgspec.Struct, frozen=True):
     digest: bytes | None
     state: str
     gone: int
+    """1: the file is missing; 2: and it is confirmed that this is a deletion."""
     fresh: int
     version: int
     batch: int | None
@@ -130,6 +135,9 @@ class Verdict(msgspec.Struct, frozen=True):
     title: str | None = None
     """Title and metadata that the loader found, of a file that is not loaded again."""
     metadata: dict[str, Any] = {}
+    partial: str | None = None
+    """Why the index has only a part of it, and what there was to warn of."""
+    warnings: list[str] = []
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:

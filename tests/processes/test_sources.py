@@ -1,0 +1,184 @@
+"""Sources of a running daemon: paused, emptied, taken out of the configuration, given another category."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.daemons import RunningDaemon, contents, ingestd, running
+
+
+class Folders:
+    """Two watched folders and a configuration that is written anew for each start."""
+
+    def __init__(self, path: Path) -> None:
+        self.state = path / "state"
+        self.config = path / "config.toml"
+        self.a = path / "a"
+        self.b = path / "b"
+        for folder in (self.a, self.b):
+            folder.mkdir()
+
+    def write(self, *names: str, more: str = "") -> None:
+        tables = [
+            f'[[watch]]\nname = "{name}"\ndirectory = "{getattr(self, name)}"\nsettle = "200ms"\nrescan = "2s"\n{more}'
+            for name in names
+        ]
+        state = f'[state]\ndirectory = "{self.state}"\n[encode]\nengine = "hashing"\nmodel = "hashing"\n'
+        self.config.write_text(state + "\n".join(tables))
+
+    def daemon(self) -> Any:
+        return running(self.config, self.state)
+
+    def paths(self) -> set[str]:
+        documents, _ = contents(self.state)
+        return {os.path.relpath(path, self.a.parent) for path in documents}
+
+    def events(self, path: Path) -> list[str]:
+        return [line["event"] for line in self.say("why", str(path))["history"]]
+
+    def say(self, *arguments: str) -> Any:
+        done = ingestd(self.config, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+def fill(folder: Path, count: int) -> set[str]:
+    for number in range(count):
+        (folder / f"f{number}.txt").write_text(f"{folder.name} {number}")
+    return {f"{folder.name}/f{number}.txt" for number in range(count)}
+
+
+def until(daemon: RunningDaemon, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    for _ in range(600):
+        status = daemon.wait()
+        if condition(status):
+            return status
+        time.sleep(0.1)
+    raise AssertionError(daemon.status())
+
+
+def source(status: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(found for found in status["sources"] if found["name"] == name)
+
+
+def test_an_emptied_folder_stays_searchable_until_that_is_confirmed(folders: Folders) -> None:
+    folders.write("a", "b")
+    kept = fill(folders.b, 10)
+    lost = fill(folders.a, 60)
+    with folders.daemon() as daemon:
+        daemon.wait()
+        shutil.rmtree(folders.a)
+        folders.a.mkdir()
+        (folders.b / "f9.txt").unlink()  # a few are never held
+        status = until(daemon, lambda status: status["files"]["held"] == 60)
+        assert source(status, "a")["held"] == 60
+        assert any("ingestd confirm-deletes a" in warning for warning in status["warnings"])
+        assert "confirm-deletes a" in folders.say("why", str(folders.a / "f7.txt"))["reason"]
+        until(daemon, lambda _: folders.paths() == lost | kept - {"b/f9.txt"})
+        (folders.a / "f7.txt").write_text("a 7")  # it comes back as it was
+        until(daemon, lambda status: status["files"]["held"] == 59)
+        assert folders.events(folders.a / "f7.txt")[-1] == "unchanged content"
+    # It is held across a restart, and without a daemon too.
+    assert folders.say("confirm-deletes", "a") == {"source": "a", "files": 59}
+    with folders.daemon() as daemon:
+        until(daemon, lambda status: not status["files"]["held"] and not status["files"]["queued"])
+        assert folders.paths() == {"a/f7.txt"} | kept - {"b/f9.txt"}
+
+
+def test_a_paused_source_waits_and_the_others_go_on(folders: Folders) -> None:
+    folders.write("a", "b")
+    with folders.daemon() as daemon:
+        daemon.wait()
+        assert folders.say("pause", "a") == {"sources": ["a"], "paused": True}
+        fill(folders.a, 3)
+        fill(folders.b, 3)
+
+        def rested(status: dict[str, Any]) -> bool:
+            return source(status, "a")["queued"] == 3 and status["files"]["indexed"] == 3
+
+        for _ in range(600):
+            status = daemon.status()
+            if rested(status):
+                break
+            time.sleep(0.1)
+        assert rested(status)
+        assert source(status, "a")["paused"]
+        assert not source(status, "b")["paused"]
+        assert "source a is paused: ingestd resume a" in status["warnings"]
+        assert "ingestd resume a" in folders.say("why", str(folders.a / "f1.txt"))["reason"]
+        refused = ingestd(folders.config, "ingest", str(folders.a))
+        assert refused.returncode == 2
+        assert "source a is paused" in refused.stderr
+    with folders.daemon() as daemon:  # it is remembered
+        assert source(daemon.status(), "a")["paused"]
+        assert folders.say("resume") == {"sources": ["a", "b", "ingest"], "paused": False}
+        assert daemon.wait()["files"]["indexed"] == 6
+
+
+def test_a_source_taken_out_of_the_configuration_is_held(folders: Folders) -> None:
+    folders.write("a", "b")
+    everything = fill(folders.a, 3) | fill(folders.b, 3)
+    with folders.daemon() as daemon:
+        daemon.wait()
+    folders.write("b")
+    with folders.daemon() as daemon:
+        status = daemon.wait()
+        assert status["files"]["held"] == 3
+        assert any("source a is no longer configured" in warning for warning in status["warnings"])
+        assert folders.say("why", str(folders.a / "f1.txt"))["state"] == "held"
+        assert folders.paths() == everything
+    folders.write("a", "b")
+    with folders.daemon() as daemon:
+        status = daemon.wait()
+        assert status["files"]["held"] == 0
+        assert not any("no longer" in warning for warning in status["warnings"])
+        assert folders.events(folders.a / "f1.txt") == ["indexed: 1 chunks, 1 of them encoded"]
+    folders.write("b")
+    with folders.daemon() as daemon:
+        daemon.wait()
+        assert folders.say("confirm-deletes", "a") == {"source": "a", "files": 3}
+        until(daemon, lambda status: status["files"]["indexed"] == 3 and not status["files"]["held"])
+        until(daemon, lambda _: folders.paths() == {f"b/f{number}.txt" for number in range(3)})
+
+
+def test_another_category_is_applied_without_encoding(folders: Folders) -> None:
+    folders.write("a", more='category_id = "1"\n')
+    fill(folders.a, 3)
+    with folders.daemon() as daemon:
+        daemon.wait()
+        (hit, *_) = folders.say("search", "a 1")
+        assert hit["metadata"]["category_id"] == "1"
+    folders.write("a", more='category_id = "2"\nmetadata = {team = "blue"}\n')
+    with folders.daemon() as daemon:
+        daemon.wait()
+        for hit in folders.say("search", "a 1"):
+            assert hit["metadata"].items() >= {"category_id": "2", "team": "blue"}.items()
+    for number in range(3):
+        found = folders.events(folders.a / f"f{number}.txt")
+        assert found == ["indexed: 1 chunks, 1 of them encoded", "unchanged content"]
+
+
+def test_changed_excludes_apply_to_what_is_indexed(folders: Folders) -> None:
+    folders.write("a")
+    fill(folders.a, 4)
+    with folders.daemon() as daemon:
+        daemon.wait()
+    folders.write("a", more='exclude = ["f1.txt", "f2.txt"]\n')
+    with folders.daemon() as daemon:
+        until(daemon, lambda _: folders.paths() == {"a/f0.txt", "a/f3.txt"})
+    folders.write("a")
+    with folders.daemon() as daemon:
+        until(daemon, lambda _: len(folders.paths()) == 4)
