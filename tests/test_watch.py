@@ -40,7 +40,7 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
-from ingestd.watch.observe import file_system
+from ingestd.watch.modes import LOCAL_TYPES, file_system
 from ingestd.watch.scan import JournalReader, Rules
 
 T = TypeVar("T")
@@ -604,8 +604,13 @@ def test_polling_by_choice(supervisor: Supervisor, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_type_of_a_file_system_is_told(tmp_path: Path) -> None:
-    assert file_system(b"/proc/self") == "proc"
-    assert file_system(os.fsencode(tmp_path)) not in ("", "proc")
+    for place, expected in ((Path("/proc/self"), {"proc"}), (tmp_path, LOCAL_TYPES)):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            assert file_system(descriptor) in expected
+        finally:
+            os.close(descriptor)
+    assert file_system(10_000) == ""
 
 
 # --- reporting ----------------------------------------------------------------------------------------------------

@@ -328,8 +328,11 @@ class Settling(Frame, frozen=True, kw_only=True):
 
 
 class WatchWarning(Frame, frozen=True, kw_only=True):
+    """A trouble with a source. It holds until it is sent again with `over`."""
+
     job: int
     reason: Reason
+    over: bool = False
 
 
 # --- probe ----------------------------------------------------------------------------------------------------

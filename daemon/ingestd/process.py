@@ -155,6 +155,12 @@ def run_delay(pid: int) -> int:
     return int(fields[1]) if len(fields) > 1 else 0
 
 
+def awake(pid: int) -> int:
+    """Nanoseconds that the main thread of a process ran, or was ready to run; 0 where unknown. Else it waits."""
+    fields = _read(f"/proc/{pid}/schedstat").split()
+    return int(fields[0]) + int(fields[1]) if len(fields) > 1 else 0
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is not just waiting to be reaped."""
     known = stat(pid)

@@ -120,6 +120,11 @@ class Pool:
                 self.workers.discard(worker)
                 return
             self.workers.discard(worker)  # only now: `close` waits for what this slot could not
+            while self.stage == "watch" and (left := [pid for pid in worker.survivors if process.is_alive(pid)]):
+                # It hangs in the file system where its successor would hang as well.
+                self.trouble = f"its worker {left[0]} survives SIGKILL; another one starts when it is gone"
+                await asyncio.sleep(1)
+                self.trouble = None
             while len(abandoned) >= ABANDONED_LIMIT:
                 self.trouble = f"{len(abandoned)} workers survive SIGKILL; no more are started"
                 await asyncio.sleep(5)

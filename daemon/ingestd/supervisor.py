@@ -86,6 +86,8 @@ class Worker:
         self.path: bytes | None = None
         """What it works on, for status and for the log lines of its output."""
         self.state = "starting"
+        self.survivors: list[int] = []
+        """Process ids of its family that survived SIGKILL; known once it was ended."""
         self.last_frame = time.monotonic()
         self.on_frame: Callable[[Any, list[int]], None] | None = None
         """Gets the frames that answer no question."""
@@ -230,7 +232,9 @@ class Worker:
             self._gone(WorkerDied("stopped", "abandoned: it survives SIGKILL"))
         if survivors:
             log.error("%s worker %d survives SIGKILL: %s is abandoned", self.stage, self.pid, survivors)
-            abandoned.extend(survivors)
+            self.survivors = survivors
+            if self.stage != "watch":  # it is not replaced, so it can hold up nobody but its own sources
+                abandoned.extend(survivors)
         for descriptor in (self._output, self._pidfd):
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
@@ -241,8 +245,11 @@ class Worker:
         await asyncio.to_thread(remove_tree, self.scratch)
 
     async def stop(self) -> None:
-        """The ladder: ask, wait, SIGTERM, wait, SIGKILL. A load worker has nothing to finish, and maybe children."""
-        if not self.died.done() and self.stage != "load":
+        """The ladder: ask, wait, SIGTERM, wait, SIGKILL.
+
+        A load worker has nothing to finish, and maybe children; a watch worker neither, and it may hang in a `stat`.
+        """
+        if not self.died.done() and self.stage not in ("load", "watch"):
             self.leaving = True
             try:
                 self._death = ("stopped", "it was asked to stop")
@@ -272,10 +279,10 @@ class Worker:
     def stack(self) -> str:
         return os.pread(self._stack, STACK_LIMIT, 0).decode("utf-8", "replace")
 
-    def progress(self) -> tuple[int, str]:
-        """Steps so far, and where the last one was."""
+    def progress(self, limit: int = 200) -> tuple[int, str]:
+        """Steps so far, and where the last one was, in `limit` characters at most."""
         counter, place = self._page.read()
-        return counter, one_line(place, 200)
+        return counter, one_line(place, limit)
 
     def detail(self) -> str:
         """For `why`: last place, stack, and the tail of the output."""

@@ -1,4 +1,8 @@
-"""The supervisor's side of watching: one watch worker per mount, what they find goes to the journal."""
+"""The supervisor's side of watching: one watch worker per mount, what they find goes to the journal.
+
+A file system may stop to answer (a lost server): then a `stat` of the worker never returns. The worker shows in its
+page where it is about to look, and here the page is looked at, so that `status` can name the place.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from ingestd import process
 from ingestd.config import WatchTable
 from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
@@ -22,6 +28,10 @@ log = logging.getLogger("ingestd.watch")
 
 INGEST = "ingest"
 """The group of the scans that `ingest` asks for."""
+LOOK: Final = 1.0
+"""Seconds between two looks at the page of a watch worker."""
+SILENT: Final = 5.0
+"""Seconds that a file system may take for one answer until it is said to hang."""
 
 
 @dataclass(eq=False)
@@ -35,9 +45,34 @@ class Watched:
     settling: int = 0
     mode: str = ""
     error: str | None = None
-    warning: str | None = None
+    warnings: dict[str, None] = field(default_factory=dict)
+    """In the order in which they came."""
     ready: bool = False
     """It is watched and was scanned once."""
+
+
+class Silence:
+    """How long a worker has waited for one answer of a file system. Times are the caller's, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._steps = -1
+        self._before = 0.0
+        self._awake = 0.0
+
+    def look(self, now: float, steps: int, place: str, awake: float) -> bool:
+        """Whether it is too long. `place`: where the worker looks, "" while it does not; `awake`: seconds for which it
+        has run or was ready to: that is no fault of the file system."""
+        if steps != self._steps or not place:
+            self._steps = steps
+            self.seconds = 0.0
+        else:
+            # At most what passes between two looks: the whole machine may have stood still.
+            waited = min(now - self._before, 2 * LOOK) - max(0.0, awake - self._awake)
+            self.seconds += max(0.0, waited)
+        self._before = now
+        self._awake = awake
+        return self.seconds >= SILENT
 
 
 class Group:
@@ -48,6 +83,8 @@ class Group:
         self.watched: dict[int, Watched] = {}
         self.pool: Pool
         self.worker: Worker | None = None
+        self.hung: str | None = None
+        """Where its worker waits for a file system, and since when."""
 
 
 class Watching:
@@ -88,22 +125,30 @@ class Watching:
 
     @property
     def ready(self) -> bool:
-        return all(watched.ready for watched in self.sources.values())
+        """Every source was scanned once, but for those that nobody can scan now."""
+        return all(
+            watched.ready or group.hung is not None
+            for group in self._groups.values()
+            for watched in group.watched.values()
+            if not watched.frame.once
+        )
 
     @property
     def warnings(self) -> list[str]:
-        return [
-            f"source {name}: {text}"
-            for name, watched in self.sources.items()
-            for text in (watched.error, watched.warning)
-            if text
+        found = [
+            f"source {watched.frame.source}: {text}"
+            for group in self._groups.values()
+            for watched in group.watched.values()
+            for text in (watched.error, *watched.warnings, group.hung, group.pool.trouble)
+            if text and (text == group.hung or not watched.frame.once)
         ]
+        return list(dict.fromkeys(found))
 
     def follow(self, tables: Iterable[WatchTable]) -> None:
         """Watch the sources from now on."""
         mounts = mount_points()
         for table in tables:
-            group = self._group(mount_of(os.fsencode(table.directory), mounts).decode("utf-8", "replace"))
+            group = self._group(group_of(os.fsencode(table.directory), mounts).decode("utf-8", "replace"))
             job = next(self._jobs)
             group.watched[job] = Watched(frame(job, table))
         for group in self._groups.values():
@@ -140,8 +185,7 @@ class Watching:
             del group.watched[job]
 
     async def close(self) -> None:
-        for group in self._groups.values():
-            await group.pool.close()
+        await asyncio.gather(*(group.pool.close() for group in self._groups.values()))
 
     def _group(self, name: str) -> Group:
         if name not in self._groups:
@@ -163,8 +207,10 @@ class Watching:
         worker.died.add_done_callback(lambda _: inbox.put_nowait(None))
         group.worker = worker
         worker.served = 1
+        looking = asyncio.ensure_future(self._look(group, worker))
         try:
             for watched in list(group.watched.values()):
+                watched.warnings.clear()
                 await worker.send(watched.frame)
             while True:
                 frame = await inbox.get()
@@ -174,7 +220,25 @@ class Watching:
                 if watched_now is not None:
                     await self._heard(worker, watched_now, frame)
         finally:
+            looking.cancel()
             group.worker = None
+            group.hung = None
+
+    async def _look(self, group: Group, worker: Worker) -> None:
+        """See to it that a file system that does not answer is named, and until when."""
+        silence = Silence()
+        while not worker.died.done():
+            steps, place = worker.progress(1000)
+            hangs = silence.look(time.monotonic(), steps, place, process.awake(worker.pid) / 1e9)
+            names = ", ".join(sorted({watched.frame.source for watched in group.watched.values()}))
+            if hangs and group.hung is None:
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silence.seconds))
+                group.hung = f"the file system does not answer: waiting for {place} since {since}"
+                log.warning("source %s: %s", names, group.hung)
+            elif not hangs and group.hung is not None:
+                group.hung = None
+                log.info("source %s: the file system answers again", names)
+            await asyncio.sleep(LOOK)
 
     async def _heard(self, worker: Worker, watched: Watched, frame: Any) -> None:
         match frame:
@@ -198,9 +262,11 @@ class Watching:
             case Settling():
                 watched.settling = frame.count
             case WatchWarning():
-                if watched.warning != frame.reason:
+                if frame.over:
+                    watched.warnings.pop(frame.reason, None)
+                elif frame.reason not in watched.warnings:
                     log.warning("source %s: %s", watched.frame.source, frame.reason)
-                watched.warning = frame.reason
+                    watched.warnings[frame.reason] = None
             case _:
                 raise IngestdError(f"unexpected {type(frame).__name__} frame from a watch worker")
 
@@ -233,6 +299,12 @@ def mount_points() -> list[bytes]:
                 point = point.replace(code, character)
             points.add(point)
     return sorted(points, key=len, reverse=True)
+
+
+def group_of(directory: bytes, points: Sequence[bytes]) -> bytes:
+    """Which sources share a worker: those of one mount, but for those with mount points of their own below them."""
+    below = directory.rstrip(b"/") + b"/"
+    return below if any(point.startswith(below) for point in points) else mount_of(directory, points)
 
 
 def mount_of(path: bytes, points: Sequence[bytes]) -> bytes:

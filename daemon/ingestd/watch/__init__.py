@@ -15,6 +15,7 @@ from typing import Any
 from ingestd import worker
 from ingestd.channel import Channel
 from ingestd.messages import ChangesTaken, Rescan, Scanned, Start, Stop, Unwatch, WatchSource
+from ingestd.types import display
 from ingestd.watch.scan import JournalReader
 from ingestd.watch.source import Source
 
@@ -27,9 +28,12 @@ def serve(channel: Channel[Any], start: Start) -> None:
     poller = select.poll()
     poller.register(channel, select.POLLIN)
     poller.register(wake, select.POLLIN)
+    mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    poller.register(mounts, select.POLLPRI)
     worker.ready(channel)
     try:
         while True:
+            worker.step("")  # nothing is waited for but frames, events and the time
             now = time.monotonic()
             timeouts = [timeout for source in sources.values() if (timeout := source.timeout(now)) is not None]
             events = poller.poll(min(timeouts) * 1000 if timeouts else None)
@@ -38,6 +42,10 @@ def serve(channel: Channel[Any], start: Start) -> None:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(wake)
                     continue
+                if descriptor == mounts:  # some mount came or went
+                    for source in sources.values():
+                        source.mounted()
+                    continue
                 frame, descriptors = channel.receive()
                 for extra in descriptors:
                     os.close(extra)
@@ -45,6 +53,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
                     case WatchSource():
                         if frame.job in sources:
                             sources.pop(frame.job).close()
+                        worker.step(display(frame.root))
                         try:
                             sources[frame.job] = Source(frame, journal, channel, wake)
                         except ValueError as error:  # a pattern of the configuration
@@ -82,3 +91,4 @@ def serve(channel: Channel[Any], start: Start) -> None:
             source.close()
         journal.close()
         os.close(wake)
+        os.close(mounts)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import stat as modes
-from pathlib import Path
+
+from ingestd.watch.tree import Tree
 
 
 class Absence:
@@ -13,10 +13,9 @@ class Absence:
     `aliases` holds pairs of device numbers that mean one file system, see `scan.Scan`.
     """
 
-    def __init__(self, root: bytes) -> None:
-        """`root` ends with a slash."""
+    def __init__(self, tree: Tree) -> None:
         self.aliases: set[tuple[int, int]] = set()
-        self._root = root
+        self._tree = tree
         self._places: dict[bytes, int | None] = {}
 
     def forget(self) -> None:
@@ -50,7 +49,7 @@ class Absence:
         """The device of a directory; None: there is no such directory below the root."""
         if prefix not in self._places:
             try:
-                found = os.lstat(self._root + prefix[:-1]) if prefix else Path(os.fsdecode(self._root)).stat()
+                found = self._tree.stat(prefix)
                 self._places[prefix] = found.st_dev if modes.S_ISDIR(found.st_mode) else None
             except (FileNotFoundError, NotADirectoryError):
                 if not prefix:

@@ -7,10 +7,12 @@ and no watch is spent on an excluded directory. A directory is known by its inod
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from watchdog.observers.inotify_c import (
@@ -28,6 +30,11 @@ from ingestd.errors import IngestdError
 MARKS: Final = 50_000
 """Marked paths beyond which a scan of everything is cheaper."""
 
+SELF_TEST: Final = b".ingestd-self-test"
+"""Name of the file that is made to see whether its event comes. It is never a document."""
+HEARD_WITHIN: Final = 1.0
+"""Seconds in which that event must come."""
+
 _IN = InotifyConstants
 _MASK: Final = Mask(
     _IN.IN_MODIFY | _IN.IN_ATTRIB | _IN.IN_CLOSE_WRITE | _IN.IN_MOVED_FROM | _IN.IN_MOVED_TO | _IN.IN_CREATE
@@ -38,6 +45,16 @@ _ID: Final = CallbackId(1)
 
 class WatchLimitError(IngestdError):
     """The kernel has no more inotify watches or instances for this user."""
+
+    def __init__(self, what: str, key: str, least: int) -> None:
+        try:
+            now = int(Path(f"/proc/sys/fs/inotify/{key}").read_text())
+        except (OSError, ValueError):
+            now = 0
+        super().__init__(
+            f"no inotify {what} is left for this user (fs.inotify.{key} is {now})",
+            command=f"sysctl -w fs.inotify.{key}={max(least, 2 * now)}",
+        )
 
 
 class Marks:
@@ -65,7 +82,11 @@ class Observer(WatchCallback):
         self._wake = wake
         self._lock = threading.Lock()
         self._marks = Marks()
+        self._heard = threading.Event()
         self._prefixes: dict[WatchDescriptor, bytes] = {}
+        """Where the directory was met first; the other places of one that is mounted twice are in `_more`."""
+        self._more: dict[WatchDescriptor, dict[bytes, int]] = {}
+        """When they were seen, see `_seen`."""
         self._keys: dict[WatchDescriptor, tuple[int, int]] = {}
         self._watches: dict[tuple[int, int], WatchDescriptor] = {}
         self._seen: dict[WatchDescriptor, int] = {}
@@ -75,10 +96,7 @@ class Observer(WatchCallback):
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-            raise WatchLimitError(
-                "no inotify instance is left for this user",
-                command="sysctl -w fs.inotify.max_user_instances=1024",
-            ) from None
+            raise WatchLimitError("instance", "max_user_instances", 1024) from None
         self._reader.start()
 
     def __len__(self) -> int:
@@ -103,18 +121,18 @@ class Observer(WatchCallback):
         with self._lock:
             watch = self._watches.get(key)
             if watch is not None:
-                self._prefixes[watch] = prefix
-                self._seen[watch] = self._generation
+                # It was moved, and its old place is swept in time; or it is there too, by a bind mount.
+                if self._prefixes[watch] == prefix:
+                    self._seen[watch] = self._generation
+                else:
+                    self._more.setdefault(watch, {})[prefix] = self._generation
                 return
         try:
             # By its descriptor, since another directory may have the path by now.
             watch = self._reader.add_callback(b"/proc/self/fd/%d" % descriptor, _MASK, self, _ID)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise WatchLimitError(
-                    "no inotify watch is left for this user",
-                    command="sysctl -w fs.inotify.max_user_watches=1048576",
-                ) from None
+                raise WatchLimitError("watch", "max_user_watches", 1 << 20) from None
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
             raise
@@ -127,16 +145,45 @@ class Observer(WatchCallback):
             self._watches[key] = watch
             self._seen[watch] = self._generation
 
+    def hears(self, prefix: bytes, descriptor: int, key: tuple[int, int]) -> bool:
+        """Whether a change in the open directory causes an event: a file is made there, and removed again.
+
+        The directory stays watched. Raises `WatchLimitError`.
+        """
+        self.add(prefix, descriptor, key)
+        self._heard.clear()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with contextlib.suppress(FileNotFoundError):  # else one that died in the middle left it
+                os.unlink(SELF_TEST, dir_fd=descriptor)
+            os.close(os.open(SELF_TEST, flags, 0o600, dir_fd=descriptor))
+            return self._heard.wait(HEARD_WITHIN)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(SELF_TEST, dir_fd=descriptor)
+
     def sweep(self, prefix: bytes, generation: int) -> None:
-        """End the watches below `prefix` on directories that were not met since `begin` gave `generation`."""
+        """End the watches below `prefix` on directories that were not met there since `begin` gave `generation`."""
         with self._lock:
-            stale = [
-                watch
-                for watch, place in self._prefixes.items()
-                if self._seen[watch] < generation and place.startswith(prefix)
-            ]
-            for watch in stale:
-                self._forget(watch)
+            for watch, more in list(self._more.items()):
+                for place in [p for p, seen in more.items() if seen < generation and p.startswith(prefix)]:
+                    del more[place]
+                if not more:
+                    del self._more[watch]
+            stale = []
+            for watch, place in self._prefixes.items():
+                if self._seen[watch] < generation and place.startswith(prefix):
+                    stale.append(watch)
+            for watch in list(stale):
+                if watch in self._more:
+                    self._prefixes[watch], self._seen[watch] = self._more[watch].popitem()
+                    if not self._more[watch]:
+                        del self._more[watch]
+                    stale.remove(watch)
+                else:
+                    self._forget(watch)
         self._reader.remove_callbacks([(watch, _ID) for watch in stale])
 
     def drain(self) -> Marks:
@@ -147,36 +194,24 @@ class Observer(WatchCallback):
     def close(self) -> None:
         with self._lock:
             self._prefixes.clear()
+            self._more.clear()
         self._reader.stop()
         self._reader.join()
 
     # --- called in the reader's thread ------------------------------------------------------------------------
 
     def on_event(self, event: InotifyEvent) -> None:
-        mask = event.mask
+        if event.name == SELF_TEST:
+            self._heard.set()
+            return
         with self._lock:
-            prefix = self._prefixes.get(event.wd)
-            if prefix is None:
+            prefixes = self._places(event.wd)
+            if not prefixes:
                 return
-            marks = self._marks
-            first = not marks and not marks.overflow
-            if not event.name:
-                # Of the directory itself; all but the root are told of by the directory above as well.
-                if mask & _IN.IN_UNMOUNT or (mask & _IN.IN_MOVE_SELF and not prefix):
-                    marks.directories[prefix] = True
-            elif mask & _IN.IN_ISDIR:
-                path = prefix + event.name + b"/"
-                if mask & (_IN.IN_MOVED_FROM | _IN.IN_DELETE):
-                    marks.directories[path] = True
-                elif mask & (_IN.IN_CREATE | _IN.IN_MOVED_TO):
-                    marks.directories.setdefault(path, False)
-                elif mask & _IN.IN_ATTRIB:
-                    marks.touched.add(path)
-            else:
-                path = prefix + event.name
-                closed = bool(mask & (_IN.IN_CLOSE_WRITE | _IN.IN_MOVED_TO))
-                marks.files[path] = closed or marks.files.get(path, False)
-            if len(marks) > MARKS:
+            first = not self._marks and not self._marks.overflow
+            for prefix in prefixes:
+                self._mark(prefix, event.name, event.mask)
+            if len(self._marks) > MARKS:
                 self._marks = Marks()
                 self._marks.overflow = True
         if first:
@@ -184,11 +219,11 @@ class Observer(WatchCallback):
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         with self._lock:
-            prefix = self._prefixes.get(wd)
-            if prefix is None:
+            prefixes = self._places(wd)
+            if not prefixes:
                 return
             self._forget(wd)
-            self._marks.directories[prefix] = True
+            self._marks.directories.update(dict.fromkeys(prefixes, True))
         self._wake()
 
     def on_queue_overflow(self) -> None:
@@ -196,35 +231,38 @@ class Observer(WatchCallback):
             self._marks.overflow = True
         self._wake()
 
+    # --- with the lock held -----------------------------------------------------------------------------------
+
+    def _mark(self, prefix: bytes, name: bytes, mask: int) -> None:
+        marks = self._marks
+        if not name:
+            # Of the directory itself; all but the root are told of by the directory above as well.
+            if mask & _IN.IN_UNMOUNT or (mask & _IN.IN_MOVE_SELF and not prefix):
+                marks.directories[prefix] = True
+        elif mask & _IN.IN_ISDIR:
+            path = prefix + name + b"/"
+            if mask & (_IN.IN_MOVED_FROM | _IN.IN_DELETE):
+                marks.directories[path] = True
+            elif mask & (_IN.IN_CREATE | _IN.IN_MOVED_TO):
+                marks.directories.setdefault(path, False)
+            elif mask & _IN.IN_ATTRIB:
+                marks.touched.add(path)
+        else:
+            path = prefix + name
+            closed = bool(mask & (_IN.IN_CLOSE_WRITE | _IN.IN_MOVED_TO))
+            marks.files[path] = closed or marks.files.get(path, False)
+
+    def _places(self, watch: WatchDescriptor) -> list[bytes]:
+        """Where the directory is, below the source."""
+        prefix = self._prefixes.get(watch)
+        if prefix is None:
+            return []
+        return [prefix, *self._more[watch]] if watch in self._more else [prefix]
+
     def _forget(self, watch: WatchDescriptor) -> None:
         self._prefixes.pop(watch, None)
+        self._more.pop(watch, None)
         self._seen.pop(watch, None)
         key = self._keys.pop(watch, None)
         if key is not None and self._watches.get(key) == watch:
             del self._watches[key]
-
-
-NETWORK_TYPES: Final = frozenset({
-    "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "ceph", "afs", "lustre", "glusterfs", "beegfs", "gpfs",
-    "ocfs2", "gfs2", "orangefs", "pvfs2", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "davfs", "fuse.sshfs",
-    "fuse.glusterfs", "fuse.ceph", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.davfs",
-    "fuse.curlftpfs", "fuse.vmhgfs-fuse", "fuse.portal",
-})  # fmt: skip
-"""File systems that others change without this kernel's knowledge."""
-
-
-def file_system(path: bytes) -> str:
-    """The type of the file system that a path lies on, "" where it cannot be told."""
-    place = os.path.realpath(path)
-    best, kind = -1, ""
-    try:
-        with open("/proc/self/mountinfo", "rb") as mounts:
-            for line in mounts:
-                fields = line.split()
-                point = fields[4].decode("unicode_escape").encode("latin-1")  # spaces are written \040
-                inside = place == point or place.startswith(point.rstrip(b"/") + b"/")
-                if inside and len(point) >= best:  # the last one of a place is on top
-                    best, kind = len(point), fields[fields.index(b"-") + 1].decode()
-    except (OSError, ValueError, IndexError):
-        return ""
-    return kind

@@ -22,12 +22,17 @@ from urllib.parse import quote
 
 from pathspec import GitIgnoreSpec
 
+from ingestd import worker
 from ingestd.messages import Stat
+from ingestd.watch.observe import SELF_TEST
+from ingestd.watch.tree import Tree
 
 PAGE: Final = 2000
 """Rows of one range read."""
 STRIDE: Final = 512
 """Files after which a scan lets others have a turn."""
+STEP: Final = 64
+"""Files after which a scan shows that it goes on."""
 END: Final = b"\xff" * 4200
 """Sorts after every path that the kernel takes."""
 UNFINISHED: Final = frozenset({"queued", "running", "failed"})
@@ -104,6 +109,7 @@ class JournalReader:
             self._db = None
 
     def _read(self, query: str, values: Sequence[object]) -> list[Row]:
+        worker.step("")  # it is no watched file system that answers late here
         db = self._connection()
         if db is None:
             return []
@@ -163,6 +169,8 @@ class Rules:
     def name(self, path: bytes) -> bool:
         """The same for a file in a directory that is known to be looked into."""
         name = os.fsdecode(path)
+        if path[path.rfind(b"/") + 1 :] == SELF_TEST:
+            return False
         if self._exclude is not None and self._exclude.match_file(name):
             return False
         return self._include is None or self._include.match_file(name)
@@ -198,7 +206,7 @@ class Scan:
     def __init__(
         self,
         source: str,
-        root: bytes,
+        tree: Tree,
         rules: Rules,
         journal: JournalReader,
         *,
@@ -211,7 +219,7 @@ class Scan:
         same_rules: bool = False,
     ) -> None:
         self._source = source
-        self._root = root.rstrip(b"/") + b"/"
+        self._tree = tree
         self._rules = rules
         self._journal = journal
         self._entered = entered
@@ -286,7 +294,7 @@ class Scan:
         """Compare one path that is not a directory. Raises `sqlite3.Error`."""
         row = self._journal.find(self._source, [path]).get(path)
         try:
-            found: os.stat_result | None = os.lstat(self._root + path)
+            found: os.stat_result | None = self._tree.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             found = None
         except OSError as error:
@@ -335,7 +343,7 @@ class Scan:
         while stack:
             for item in stack[-1]:
                 path, found = item
-                listed = self._list(path) if found is None and _is_directory(path) else None
+                listed = self._list(path, path == prefix) if found is None and _is_directory(path) else None
                 if listed is None:
                     piece.append(item)
                     continue
@@ -353,14 +361,12 @@ class Scan:
         if piece:
             yield piece
 
-    def _list(self, prefix: bytes) -> tuple[list[_Item], bool] | None:
+    def _list(self, prefix: bytes, first: bool) -> tuple[list[_Item], bool] | None:
         """A directory's files and directories, sorted, and whether they are files alone; None: it cannot be listed."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
         items: list[_Item] = []
         flat = True
         try:
-            # The root may be a symbolic link; below it none is followed, not even one put there a moment ago.
-            directory = os.open(self._root + prefix[:-1], flags | (os.O_NOFOLLOW if prefix else 0))
+            directory = self._tree.open(prefix, first=first)
         except OSError as error:
             if prefix and error.errno in _VANISHED:
                 return [], True
@@ -385,6 +391,8 @@ class Scan:
                         if found.st_dev != device:
                             self._aliases.add((found.st_dev, device))
                         items.append((path, found))
+                        if len(items) % STEP == 0:
+                            self._tree.step(prefix)
                     elif entry.is_dir(follow_symlinks=False):
                         path += b"/"
                         if self._rules.directory(path):

@@ -13,20 +13,25 @@ import sqlite3
 import stat as modes
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from ingestd.channel import Channel
-from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource, WatchWarning
+from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource
 from ingestd.types import display
 from ingestd.watch.absence import Absence
-from ingestd.watch.observe import NETWORK_TYPES, Observer, WatchLimitError, file_system
+from ingestd.watch.batch import steps_of
+from ingestd.watch.events import Events
+from ingestd.watch.modes import mounts_about
+from ingestd.watch.observe import WatchLimitError
 from ingestd.watch.outbox import Outbox, agrees
 from ingestd.watch.scan import JournalReader, Row, Rules, Scan, identity, same
 from ingestd.watch.settle import Settle
+from ingestd.watch.tree import Tree
+from ingestd.watch.troubles import WARNINGS, Troubles
 
 SLICE: Final = 0.02
 """Seconds that a scan goes on before events and acknowledgements have their turn."""
@@ -38,9 +43,6 @@ WAITING: Final = 20_000
 """Waiting paths beyond which a scan pauses."""
 LOOKS: Final = 256
 """Due paths looked at together."""
-REASON_LENGTH: Final = 16_000
-WARNINGS: Final = 10
-"""Warnings of one scan that are sent; the others are only counted."""
 
 
 @dataclass(slots=True)
@@ -66,15 +68,19 @@ class Source:
         self.finished = False
         self._journal = journal
         self._channel = channel
-        self._wake = wake
-        self._root = frame.root.rstrip(b"/") + b"/"
-        place = os.path.realpath(self._root).rstrip(b"/") + b"/"
+        self._tree = Tree(frame.root)
+        place = os.path.realpath(self._tree.root).rstrip(b"/") + b"/"
         below = journal.directory[len(place) :] + b"/" if journal.directory.startswith(place) else None
         self._rules = Rules(frame.include, frame.exclude, recursive=frame.recursive, hidden=below)
+        self._place = place
+        self._mounts = mounts_about(place)
         self._settle = Settle(frame.settle, frame.max_settle)
         self._outbox = Outbox(frame.job, channel.send)
-        self._absence = Absence(self._root)
-        self._observer: Observer | None = None
+        self._absence = Absence(self._tree)
+        self._troubles = Troubles(frame.job, channel.send)
+        self._events = Events(frame.mode, functools.partial(os.eventfd_write, wake, 1), self._run_out)
+        self._limit: str | None = None
+        """The warning that watches or instances ran out."""
         self._full: Running | None = None
         self._region: Running | None = None
         self._came: OrderedDict[bytes, None] = OrderedDict()
@@ -83,18 +89,12 @@ class Source:
         self._full_wanted = True
         self._same_rules = False
         self._scanned: Scanned | None = None
-        self._errors: list[str] = []
-        self._failures = 0
-        self._warned: set[str] = set()
-        self._quiet = True
         self._doubted = False
         self._now = 0.0
         self._next_drain = 0.0
         self._next_scan = 0.0
         self._next_count = 0.0
         self._count = 0
-        if not frame.once:
-            self._observe()
 
     # --- the loop's side --------------------------------------------------------------------------------------
 
@@ -115,12 +115,14 @@ class Source:
         """Seconds until `turn` has something to do; None: when a frame or an event comes."""
         times: list[float] = []
         room = self._outbox.room
-        if self._observer is not None and self._observer.pending:
+        if self._events.pending:
             times.append(self._next_drain)
         if room and len(self._settle) < WAITING and (self._full or self._region or self._came or self._went):
             times.append(now)
         if self._full is None and (self._full_wanted or not self.frame.once):
             times.append(self._next_scan)
+        if self._events.polled and self._full is None and self._region is None:
+            times.append(min(self._events.polled.values()))
         due = self._settle.next()
         if due is not None and room:
             times.append(due)
@@ -132,6 +134,13 @@ class Source:
         """Compare everything from the start, after the scan under way."""
         self._full_wanted = True
         self._next_scan = 0.0
+
+    def mounted(self) -> None:
+        """Some mount came or went: compare everything if it is one on the way here, or below."""
+        mounts = mounts_about(self._place)
+        if mounts != self._mounts and not self.frame.once:
+            self._mounts = mounts
+            self.rescan()
 
     def taken(self, serial: int) -> None:
         """The frame is in the journal. A scan of a directory that came or went meanwhile did not see it there, so each
@@ -148,40 +157,26 @@ class Source:
                 self._settle.observe(change.path, stat, time.monotonic(), fresh=change.fresh)
 
     def close(self) -> None:
-        if self._observer is not None:
-            self._observer.close()
-            self._observer = None
+        self._events.close()
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def _observe(self) -> None:
-        kind = file_system(self._root)
-        if self.frame.mode == "poll" or (self.frame.mode == "auto" and kind in NETWORK_TYPES):
-            return
-        try:
-            self._observer = Observer(functools.partial(os.eventfd_write, self._wake, 1))
-        except WatchLimitError as error:
-            self._poll(error)
-
-    def _poll(self, error: WatchLimitError) -> None:
-        """Go on without events."""
-        self.close()
-        self.rescan()
-        self._warn(f"{error.message}; {display(self._root)} is scanned every {POLL:g} s instead: {error.command}")
+    def _run_out(self, error: WatchLimitError) -> None:
+        """Watches or instances ran out."""
+        if self._limit is None:
+            self._limit = f"{error.message}; {self._name()} is scanned every {POLL:g} s instead: {error.command}"
+            self._troubles.warn(self._limit, lasting=True)
+            self.rescan()
 
     def _listen(self, now: float) -> None:
-        observer = self._observer
-        if observer is None:
-            return
-        if not observer.alive:
-            self.close()
-            self._warn(f"the inotify reader ended; {display(self._root)} is scanned every {POLL:g} s instead")
+        if self._events.broke():
+            self._troubles.warn(f"the inotify reader ended; {self._name()} is scanned anew")
             self.rescan()
             return
-        if not observer.pending or now < self._next_drain:
+        if not self._events.pending or now < self._next_drain:
             return
         self._next_drain = now + GATHER
-        marks = observer.drain()
+        marks = self._events.drain()
         if marks.overflow:
             self.rescan()
         for prefix in marks.touched & self._unlisted:
@@ -220,9 +215,7 @@ class Source:
             self._full_wanted = True
         if self._full is None and self._full_wanted and now >= self._next_scan:
             self._full_wanted = False
-            self._errors.clear()
-            self._failures = 0
-            self._quiet = True
+            self._troubles.begin()
             self._doubted = False
             self._absence.aliases.update(self._journal.alias())
             self._full = self._scan(b"", fresh=False, sweep=True)
@@ -232,6 +225,10 @@ class Source:
             gone = not self._came
             prefix, _ = (self._went if gone else self._came).popitem(last=False)
             self._region = self._scan(prefix, fresh=True, sweep=gone)
+        elif self._region is None and self._full is None:
+            prefix = next((prefix for prefix, due in self._events.polled.items() if due <= now), b"")
+            if prefix:
+                self._region = self._scan(prefix, fresh=False, sweep=True)
         deadline = time.monotonic() + SLICE
         if self._region is not None and self._advance(self._region, deadline):
             self._end_region(self._region)
@@ -257,7 +254,7 @@ class Source:
         once = self.frame.once
         scan = Scan(
             self.frame.source,
-            self._root,
+            self._tree,
             self._rules,
             self._journal,
             entered=self._entered,
@@ -268,8 +265,11 @@ class Source:
             aliases=self._absence.aliases,
             same_rules=self._same_rules,
         )
-        steps = self._batch(scan) if once else scan.run(prefix)
-        generation = self._observer.begin() if self._observer is not None else 0
+        if once:
+            steps = steps_of(scan, self.frame, self._rules, self._tree, self._troubles.error, self._failed)
+        else:
+            steps = scan.run(prefix)
+        generation = self._events.begin(full=not prefix)
         return Running(scan, steps, prefix, sweep, generation, self._now, len(self._absence.aliases))
 
     def _advance(self, running: Running, deadline: float) -> bool:
@@ -285,8 +285,10 @@ class Source:
 
     def _end_region(self, running: Running) -> None:
         self._region = None
-        if running.sweep and self._observer is not None:
-            self._observer.sweep(running.prefix, running.generation)
+        if running.sweep:
+            self._events.end(running.prefix, running.generation)
+        took = time.monotonic() - running.started
+        self._events.compared(running.prefix, time.monotonic() + max(POLL, 10 * took))
 
     def _end_full(self, running: Running) -> None:
         self._full = None
@@ -294,14 +296,14 @@ class Source:
             # What was doubted before the scan met a file that shows the device's new number may be gone after all.
             self.rescan()
             return
-        if not self._failures and self._observer is not None:
-            self._observer.sweep(b"", running.generation)
-        if not self._failures and not self._errors:
+        troubles = self._troubles
+        if not troubles.failures and self._events.end_full(running.generation) and self._limit is not None:
+            troubles.over(self._limit)
+            self._limit = None
+        self._events.compared(b"", time.monotonic() + POLL)
+        if not troubles.failures and not troubles.errors:
             self._same_rules = True
-        if self._failures > WARNINGS:
-            self._note(b"", f"and {self._failures - WARNINGS} more places could not be looked at")
-        if self._quiet:
-            self._warned.clear()
+        troubles.end()
         scan = running.scan
         self._scanned = Scanned(
             job=self.frame.job,
@@ -309,48 +311,20 @@ class Source:
             unchanged=scan.unchanged,
             settling=0,
             watching=not self.frame.once,
-            mode="inotify" if self._observer is not None else "poll",
+            mode=self._events.mode,
             done=dict(scan.done),
-            error="; ".join(self._errors)[:REASON_LENGTH] or None,
+            error=troubles.result,
         )
         interval = self.frame.rescan
         took = time.monotonic() - running.started
-        if self._observer is None or self._errors:
+        if self._events.observer is None or troubles.errors:
             interval = min(interval, max(POLL, 10 * took))
         self._next_scan = 0.0 if self._full_wanted else time.monotonic() + max(interval, took)
 
-    def _batch(self, scan: Scan) -> Iterator[None]:
-        """The scan of the paths that a batch names; of everything, where it names none."""
-        for path in _outermost(self.frame.below):
-            if not path:
-                yield from scan.run()
-                continue
-            name = display(self._root + path)
-            try:
-                mode = os.lstat(self._root + path).st_mode
-            except (FileNotFoundError, NotADirectoryError):
-                self._errors.append(f"{name}: no such file or directory")
-                scan.one(path)
-                yield from scan.run(path + b"/")
-                continue
-            except OSError as error:
-                self._failed(path, error)
-                continue
-            admitted = self._rules.directory(path + b"/") if modes.S_ISDIR(mode) else self._rules.file(path)
-            if not admitted:
-                self._errors.append(f"{name}: excluded by the patterns of source {self.frame.source}")
-            elif not modes.S_ISDIR(mode) and not modes.S_ISREG(mode):
-                self._errors.append(f"{name}: not a regular file (links are not followed)")
-            scan.one(path)
-            yield from scan.run(path + b"/") if modes.S_ISDIR(mode) and admitted else ()
-
     def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> None:
         self._unlisted.discard(prefix)
-        if self._observer is not None:
-            try:
-                self._observer.add(prefix, descriptor, (status.st_dev, status.st_ino))
-            except WatchLimitError as error:
-                self._poll(error)
+        if not self.frame.once:
+            self._events.entered(prefix, descriptor, (status.st_dev, status.st_ino), self._now)
 
     def _found(self, fresh: bool, wall: float, path: bytes, found: os.stat_result) -> None:
         # What waits already is looked at when it is due: the scan's stat may be older than an event's.
@@ -406,7 +380,7 @@ class Source:
     def _look(self, path: bytes) -> Stat | None:
         """The document as it is now; None: there is none. Raises `OSError` where that cannot be told."""
         try:
-            found = os.lstat(self._root + path)
+            found = self._tree.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return identity(found) if modes.S_ISREG(found.st_mode) and self._rules.file(path) else None
@@ -422,26 +396,23 @@ class Source:
 
     # --- telling ----------------------------------------------------------------------------------------------
 
+    def _name(self, path: bytes = b"") -> str:
+        return display(self._tree.root + path if path else self.frame.root)
+
     def _failed(self, path: bytes, error: OSError) -> None:
-        self._failures += 1
+        self._troubles.failures += 1
         if not path or path.endswith(b"/"):
             self._unlisted.add(path)
-        if self._failures <= WARNINGS:
+        if self._troubles.failures <= WARNINGS:
             self._note(path, f"{error.strerror}; what the index has of it is kept")
 
     def _note(self, path: bytes, reason: str) -> None:
         """A trouble with the folder: the scan's error where it is the root's or a batch's, else a warning."""
-        self._quiet = False
-        text = f"{display(self._root + path if path else self.frame.root)}: {reason}"
+        text = f"{self._name(path)}: {reason}"
         if path and not self.frame.once:
-            self._warn(text)
-        elif text not in self._errors and len(self._errors) < 2 * WARNINGS:
-            self._errors.append(text)
-
-    def _warn(self, reason: str) -> None:
-        if reason not in self._warned:
-            self._warned.add(reason)
-            self._channel.send(WatchWarning(job=self.frame.job, reason=reason[:REASON_LENGTH]))
+            self._troubles.warn(text)
+        else:
+            self._troubles.error(text)
 
     def _start_over(self, reason: str) -> None:
         """Forget what is half done; scan everything again a little later, or end the batch."""
@@ -454,7 +425,7 @@ class Source:
                 job=self.frame.job, files=0, unchanged=0, settling=0, watching=False, mode="poll", error=reason
             )
             return
-        self._warn(f"source {self.frame.source}: {reason}")
+        self._troubles.warn(reason)
         self._full_wanted = True
         self._next_scan = self._now + POLL
 
@@ -479,14 +450,3 @@ class Source:
             return not self._settle and not self._outbox
         due = self._settle.next()
         return self._outbox.backlog == 0 and (due is None or due > self._now)
-
-
-def _outermost(paths: Sequence[bytes]) -> list[bytes]:
-    """The paths without those that lie below another one; "" (everything) where there are none."""
-    found: list[bytes] = []
-    for path in sorted(path.strip(b"/").removeprefix(b"./") for path in paths):
-        if path in (b"", b"."):
-            return [b""]
-        if path not in found and not any(path.startswith(other + b"/") for other in found):
-            found.append(path)
-    return found or [b""]

@@ -1,0 +1,162 @@
+"""A file system that does not answer, really mounted: it is named, and it stops nobody but its own watch worker."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ingestd import supervisor
+from ingestd.config import WatchTable
+from ingestd.watching import SILENT, Silence, group_of
+from tests.test_watching import Desk, until, with_desk
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+DETACH: Final = 2
+
+
+class Unanswered:
+    """A FUSE mount that nobody serves: whoever asks it waits, until it is let go."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        try:
+            self._descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            pytest.skip(f"cannot be had: FUSE: {error.strerror}")
+        place.mkdir(exist_ok=True)
+        options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % self._descriptor
+        if LIBC.mount(b"nobody", os.fsencode(place), b"fuse", 0, options):
+            os.close(self._descriptor)
+            pytest.skip(f"cannot be had: a mount: {os.strerror(ctypes.get_errno())}")
+
+    def let_go(self) -> None:
+        """Whoever waits gets an error, and the mount is gone."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            LIBC.umount2(os.fsencode(self.place), DETACH)
+
+
+@pytest.fixture
+def hang() -> Iterator[Callable[[Path], Unanswered]]:
+    made: list[Unanswered] = []
+
+    def make(place: Path) -> Unanswered:
+        made.append(Unanswered(place))
+        return made[-1]
+
+    yield make
+    for mount in made:
+        mount.let_go()
+
+
+def test_a_source_on_a_hung_mount_is_named_and_the_others_go_on(
+    tmp_path: Path, hang: Callable[[Path], Unanswered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STOP_WAIT", 600.0)  # asking it to stop would take longer than this test may
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "one.txt").write_text("text")
+    mount = hang(tmp_path / "nas")
+    tables = [
+        WatchTable(name="local", directory=str(local), settle=0.1),
+        WatchTable(name="nas", directory=str(mount.place), settle=0.1),
+    ]
+
+    async def body(desk: Desk) -> None:
+        desk.watching.follow(tables)
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        (warning,) = desk.watching.warnings
+        assert warning.startswith(f"source nas: the file system does not answer: waiting for {mount.place} since 20")
+
+        async def followed() -> bool:
+            return await desk.files() == {"local": 1} and desk.watching.ready
+
+        await until(followed)
+        (local / "two.txt").write_text("text")
+
+        async def still_followed() -> bool:
+            return await desk.files() == {"local": 2}
+
+        await until(still_followed)
+        assert len(desk.watching.workers) == 2
+        await asyncio.wait_for(desk.watching.close(), 60)
+        assert desk.watching.workers == []
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_a_hung_mount_below_a_source_stops_that_source_alone_until_it_is_gone(
+    tmp_path: Path, hang: Callable[[Path], Unanswered]
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "z.txt").write_text("text")
+    mount = hang(one / "nas")
+    tables = [WatchTable(name=folder.name, directory=str(folder), settle=0.1, rescan=1.0) for folder in (one, other)]
+
+    async def body(desk: Desk) -> None:
+        desk.watching.follow(tables)
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        (warning,) = desk.watching.warnings
+        assert warning.startswith(f"source one: the file system does not answer: waiting for {mount.place}/ ")
+
+        async def followed() -> bool:
+            return await desk.files() == {"other": 1}
+
+        await until(followed)
+        mount.let_go()
+
+        async def back() -> bool:
+            return await desk.files() == {"one": 1, "other": 1} and not desk.watching.warnings
+
+        await until(back)
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_sources_with_mounts_below_them_share_no_worker() -> None:
+    points = [b"/data/one/nas", b"/data", b"/"]
+    assert group_of(b"/data/one", points) != group_of(b"/data/two", points) == group_of(b"/data/three", points)
+    assert group_of(b"/data/one/nas/deep", points) == b"/data/one/nas"
+    assert group_of(b"/data/one/nas", points) == b"/data/one/nas"
+    assert group_of(b"/data/on", points) == b"/data"
+
+
+def test_only_one_answer_that_takes_long_is_silence() -> None:
+    silence = Silence()
+    now = 100.0
+    for _ in range(60):  # it goes on
+        now += 1
+        assert not silence.look(now, int(now), "/a", 0.0)
+    for _ in range(60):  # it waits for work
+        now += 1
+        assert not silence.look(now, 160, "", 0.0)
+    for turn in range(60):  # it is at work without a file system, or waits for a processor
+        now += 1
+        assert not silence.look(now, 170, "/a", turn * 1.0)
+    assert not silence.look(now + 3600, 171, "/a", 59.0)
+    assert not silence.look(now + 7200, 171, "/a", 59.0)  # nobody looked meanwhile
+    now += 7200
+    looks = 0
+    while not silence.look(now, 171, "/a", 59.0):
+        now += 1
+        looks += 1
+        assert looks <= SILENT
+    assert looks >= SILENT - 3
+    assert not silence.look(now + 1, 172, "/a", 59.0)
