@@ -40,7 +40,8 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
-from ingestd.watch.modes import LOCAL_TYPES, file_system
+from ingestd.watch.modes import LOCAL_TYPES
+from ingestd.watch.mounts import mount_of
 from ingestd.watch.scan import JournalReader, Rules
 
 T = TypeVar("T")
@@ -240,9 +241,9 @@ def test_the_start_scan_reports_what_differs_and_a_second_one_nothing(supervisor
     changes = supervisor.expect("a.txt", "b/c.txt", "empty")
     assert not any(change.fresh for change in changes.values())
     status = (supervisor.root / "a.txt").stat()
-    assert changes["a.txt"].stat == Stat(
-        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    )
+    told = changes["a.txt"].stat
+    assert told is not None
+    assert told == Stat(told.device, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     supervisor.channel.send(Rescan(job=1))
     scanned = supervisor.until(Scanned)
     assert (scanned.files, scanned.unchanged, scanned.error) == (3, 3, None)
@@ -607,10 +608,10 @@ def test_the_type_of_a_file_system_is_told(tmp_path: Path) -> None:
     for place, expected in ((Path("/proc/self"), {"proc"}), (tmp_path, LOCAL_TYPES)):
         descriptor = os.open(place, os.O_RDONLY)
         try:
-            assert file_system(descriptor) in expected
+            assert mount_of(descriptor).kind in expected
         finally:
             os.close(descriptor)
-    assert file_system(10_000) == ""
+    assert mount_of(10_000).kind == ""
 
 
 # --- reporting ----------------------------------------------------------------------------------------------------

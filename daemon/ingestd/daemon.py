@@ -546,7 +546,9 @@ class Daemon:
                 yield {"sources": names}
             case "confirm_deletes":
                 source = str(arguments["source"])
-                yield {"files": await self.journal.run(lambda db: journals.removal.confirm(db, source))}
+                files = await self.journal.run(lambda db: journals.removal.confirm(db, source))
+                await self.watching.accept(source)
+                yield {"files": files}
             case "plugins":
                 yield {"plugins": reports.plugins(self.manifest, self._blocked)}
             case "stop":

@@ -65,6 +65,7 @@ class Stat(msgspec.Struct, frozen=True, array_like=True):
     """The identity of a file's content as far as `stat` can tell."""
 
     device: int
+    """From a watch worker: a number for what is mounted there, see `watch.mounts.volume`."""
     inode: int
     size: int
     mtime_ns: int
@@ -275,9 +276,10 @@ class Unwatch(Frame, frozen=True, kw_only=True):
 
 
 class Rescan(Frame, frozen=True, kw_only=True):
-    """Compare folder and journal now."""
+    """Compare folder and journal now. `accept`: what is missing is gone, though another file system is there now."""
 
     job: int
+    accept: bool = False
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):

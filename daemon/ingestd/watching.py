@@ -7,6 +7,7 @@ page where it is about to look, and here the page is looked at, so that `status`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -20,7 +21,7 @@ from ingestd.config import WatchTable
 from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal
-from ingestd.messages import Changes, ChangesTaken, Scanned, Settling, WatchSource, WatchWarning
+from ingestd.messages import Changes, ChangesTaken, Rescan, Scanned, Settling, WatchSource, WatchWarning
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 
@@ -184,6 +185,14 @@ class Watching:
         finally:
             del group.watched[job]
 
+    async def accept(self, source: str) -> None:
+        """Look at the source anew: what is missing there is gone, though another file system is there than before."""
+        for group in self._groups.values():
+            for job, watched in group.watched.items():
+                if watched.frame.source == source and not watched.frame.once and group.worker is not None:
+                    with contextlib.suppress(WorkerDied):
+                        await group.worker.send(Rescan(job=job, accept=True))
+
     async def close(self) -> None:
         await asyncio.gather(*(group.pool.close() for group in self._groups.values()))
 
@@ -223,6 +232,8 @@ class Watching:
             looking.cancel()
             group.worker = None
             group.hung = None
+            for watched in group.watched.values():
+                watched.ready = False  # until its successor has looked: nobody knows what happens meanwhile
 
     async def _look(self, group: Group, worker: Worker) -> None:
         """See to it that a file system that does not answer is named, and until when."""

@@ -340,7 +340,10 @@ def _pause(invocation: Invocation, source: str | None, json: bool, *, paused: bo
 @as_json
 @click.pass_obj
 def confirm_deletes(invocation: Invocation, source: str, json: bool) -> None:
-    """Remove from the index what is held of a source: most of its files are gone, or it is no longer configured.
+    """Remove from the index what is kept of a source though it is gone.
+
+    That is where most of its files went at once, where it is no longer configured, and where another file system is
+    there than before.
 
     \b
     Examples:

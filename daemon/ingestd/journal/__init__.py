@@ -190,9 +190,8 @@ class Journal(Writer):
                 (digest, loader, loader_version, row.id),
             )
             db.execute(
-                "UPDATE documents SET device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?"
-                " WHERE id = ? AND version = ?",
-                (stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
+                "UPDATE documents SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE id = ? AND version = ?",
+                (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
             )
             verdict = decide(db)
             if verdict.action != "load":

@@ -74,7 +74,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
                             sources.pop(frame.job).close()
                     case Rescan():
                         if frame.job in sources:
-                            sources[frame.job].rescan()
+                            sources[frame.job].rescan(accept=frame.accept)
                     case ChangesTaken():
                         if frame.job in sources:
                             sources[frame.job].taken(frame.serial)

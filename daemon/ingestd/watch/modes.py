@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ingestd.watch.mounts import mount_of
+
 NETWORK_TYPES: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "ceph", "afs", "lustre", "glusterfs", "beegfs", "gpfs",
     "ocfs2", "gfs2", "orangefs", "pvfs2", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "davfs", "fuse.sshfs",
@@ -40,7 +42,7 @@ class Modes:
             return self._mode == "inotify"
         known = self._devices.get(device)
         if known is None:
-            kind = file_system(descriptor)
+            kind = mount_of(descriptor).kind
             known = kind in LOCAL_TYPES
             if not known and kind not in NETWORK_TYPES:
                 key = (device, kind)
@@ -52,33 +54,3 @@ class Modes:
                 known = self._tested[key]
             self._devices[device] = known
         return known
-
-
-def file_system(descriptor: int) -> str:
-    """The type of the file system of an open file, "" where it cannot be told. No path is looked at for it."""
-    mount = b""
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as lines:
-            for line in lines:
-                if line.startswith(b"mnt_id:"):
-                    mount = line.split()[1]
-        with open("/proc/self/mountinfo", "rb") as mounts:
-            for line in mounts:
-                fields = line.split(b" ")
-                if fields[0] == mount:
-                    return fields[fields.index(b"-", 6) + 1].decode("ascii", "replace")
-    except (OSError, ValueError, IndexError):
-        pass
-    return ""
-
-
-def mounts_about(place: bytes) -> list[bytes]:
-    """What the kernel says of the mounts on the way to a directory and below it; another list: one came or went."""
-    place = place.rstrip(b"/") + b"/"
-    found = []
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        for line in mounts:
-            point = line.split(b" ")[4].decode("unicode_escape").encode("latin-1").rstrip(b"/") + b"/"
-            if place.startswith(point) or point.startswith(place):
-                found.append(line)
-    return found

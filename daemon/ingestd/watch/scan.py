@@ -40,7 +40,7 @@ UNFINISHED: Final = frozenset({"queued", "running", "failed"})
 
 
 Row = tuple[bytes, int | None, int | None, int | None, int | None, int | None, int, str | None]
-"""path, inode, size, mtime_ns, ctime_ns, device, gone, state: plain tuples, since a scan reads one for each file."""
+"""path, inode, size, mtime_ns, ctime_ns, volume, gone, state: plain tuples, since a scan reads one for each file."""
 _COLUMNS: Final = "path, inode, size, mtime_ns, ctime_ns, device, gone"
 _END_ROW: Final[Row] = (END, None, None, None, None, None, 1, None)
 _FIND: Final = 100
@@ -49,12 +49,12 @@ _ERRORS: Final = sys.getfilesystemencodeerrors()
 _VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def identity(found: os.stat_result) -> Stat:
-    return Stat(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def identity(found: os.stat_result, volume: int) -> Stat:
+    return Stat(volume, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def same(row: Row, stat: Stat) -> bool:
-    """The journal has this very file. A device number alone makes no difference: it changes with a reboot."""
+    """The journal has this very file. Its volume alone makes no difference: the number may change with a reboot."""
     _, inode, size, mtime_ns, ctime_ns, _, gone, _ = row
     return (inode, size, mtime_ns, ctime_ns) == (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns) and not gone
 
@@ -94,14 +94,6 @@ class JournalReader:
             )
             found.update((row[0], row) for row in rows)
         return found
-
-    def alias(self) -> set[tuple[int, int]]:
-        """The device numbers of the journal and of its directory, where they differ: an overlay's two numbers."""
-        try:
-            pair = (self._path.stat().st_dev, self._path.parent.stat().st_dev)
-        except OSError:
-            return set()
-        return {pair} if pair[0] != pair[1] else set()
 
     def close(self) -> None:
         if self._db is not None:
@@ -196,11 +188,11 @@ class Scan:
     """One comparison of a source, or of a part of it, with the journal.
 
     `entered(prefix, descriptor, stat)` is called with each directory before it is listed, `found(path, stat)` for
-    each file that the journal does not have like this, `missing(path, device)` for each row without a document,
+    each file that the journal does not have like this, `missing(path, volume)` for each row without a document,
     and, where given, `known(path, stat)` for each unchanged file that the journal is not done with. `failed(path,
-    error)` tells of what could not be listed or looked at: no row there is taken for missing. `aliases` gathers pairs
-    of device numbers that mean one file system: a row's and its file's (they differ after a reboot), a file's and its
-    directory's (they differ on overlays).
+    error)` tells of what could not be listed or looked at: no row there is taken for missing. `same_volume(path,
+    volume)` is called with an unchanged file of each directory: the volume of its row is the one where it lies now,
+    whatever the numbers say.
     """
 
     def __init__(
@@ -214,7 +206,7 @@ class Scan:
         found: Callable[[bytes, os.stat_result], None],
         missing: Callable[[bytes, int | None], None],
         failed: Callable[[bytes, OSError], None],
-        aliases: set[tuple[int, int]],
+        same_volume: Callable[[bytes, int], None],
         known: Callable[[bytes, os.stat_result], None] | None = None,
         same_rules: bool = False,
     ) -> None:
@@ -226,7 +218,7 @@ class Scan:
         self._found = found
         self._missing = missing
         self._failed = failed
-        self._aliases = aliases
+        self._same_volume = same_volume
         self._known = known
         self._same_rules = same_rules
         """The journaled files passed these rules before: only files that differ are held against them again."""
@@ -246,6 +238,7 @@ class Scan:
         admits = self._rules.name
         steps = 0
         for items in self._walk(prefix):
+            proved: int | None = None
             for path, found in items:
                 steps += 1
                 if steps % STRIDE == 0:
@@ -262,7 +255,7 @@ class Scan:
                         self.different += 1
                         self._found(path, found)
                     continue
-                _, inode, size, mtime_ns, ctime_ns, device, gone, state = row
+                _, inode, size, mtime_ns, ctime_ns, volume, gone, state = row
                 if (
                     found.st_mtime_ns == mtime_ns
                     and found.st_ctime_ns == ctime_ns
@@ -272,8 +265,9 @@ class Scan:
                     and (self._same_rules or admits(path))
                 ):
                     self.unchanged += 1
-                    if found.st_dev != device and device is not None:
-                        self._aliases.add((device, found.st_dev))
+                    if volume != proved and volume is not None:
+                        proved = volume
+                        self._same_volume(path, volume)
                     if self._known is not None:
                         self._count(path, found, state)
                 elif admits(path):
@@ -303,7 +297,7 @@ class Scan:
         if found is None or not modes.S_ISREG(found.st_mode) or not self._rules.file(path):
             if row is not None:
                 self._lost(row)
-        elif row is not None and same(row, identity(found)):
+        elif row is not None and same(row, identity(found, 0)):
             self.unchanged += 1
             self._count(path, found, row[-1])
         else:
@@ -373,9 +367,7 @@ class Scan:
             self._failed(prefix, error)
             return None
         try:
-            status = os.fstat(directory)
-            self._entered(prefix, directory, status)
-            device = status.st_dev
+            self._entered(prefix, directory, os.fstat(directory))
             with os.scandir(directory) as entries:
                 for entry in entries:
                     path = prefix + entry.name.encode(_ENCODING, _ERRORS)
@@ -388,8 +380,6 @@ class Scan:
                             self._failed(path, error)
                             items.append((path, None))
                             continue
-                        if found.st_dev != device:
-                            self._aliases.add((found.st_dev, device))
                         items.append((path, found))
                         if len(items) % STEP == 0:
                             self._tree.step(prefix)

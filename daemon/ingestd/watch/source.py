@@ -25,13 +25,14 @@ from ingestd.types import display
 from ingestd.watch.absence import Absence
 from ingestd.watch.batch import steps_of
 from ingestd.watch.events import Events
-from ingestd.watch.modes import mounts_about
+from ingestd.watch.mounts import mounts_about
 from ingestd.watch.observe import WatchLimitError
 from ingestd.watch.outbox import Outbox, agrees
 from ingestd.watch.scan import JournalReader, Row, Rules, Scan, identity, same
 from ingestd.watch.settle import Settle
 from ingestd.watch.tree import Tree
 from ingestd.watch.troubles import WARNINGS, Troubles
+from ingestd.watch.volumes import Volumes
 
 SLICE: Final = 0.02
 """Seconds that a scan goes on before events and acknowledgements have their turn."""
@@ -76,7 +77,8 @@ class Source:
         self._mounts = mounts_about(place)
         self._settle = Settle(frame.settle, frame.max_settle)
         self._outbox = Outbox(frame.job, channel.send)
-        self._absence = Absence(self._tree)
+        self._volumes = Volumes(self._tree, place)
+        self._absence = Absence(self._volumes)
         self._troubles = Troubles(frame.job, channel.send)
         self._events = Events(frame.mode, functools.partial(os.eventfd_write, wake, 1), self._run_out)
         self._limit: str | None = None
@@ -90,6 +92,7 @@ class Source:
         self._same_rules = False
         self._scanned: Scanned | None = None
         self._doubted = False
+        self._accept = False
         self._now = 0.0
         self._next_drain = 0.0
         self._next_scan = 0.0
@@ -130,8 +133,9 @@ class Source:
             times.append(self._next_count)
         return max(0.0, min(times) - now) if times else None
 
-    def rescan(self) -> None:
-        """Compare everything from the start, after the scan under way."""
+    def rescan(self, *, accept: bool = False) -> None:
+        """Compare everything from the start, after the scan under way. `accept`: see `messages.Rescan`."""
+        self._accept = self._accept or accept
         self._full_wanted = True
         self._next_scan = 0.0
 
@@ -140,6 +144,7 @@ class Source:
         mounts = mounts_about(self._place)
         if mounts != self._mounts and not self.frame.once:
             self._mounts = mounts
+            self._volumes.forget()
             self.rescan()
 
     def taken(self, serial: int) -> None:
@@ -217,7 +222,8 @@ class Source:
             self._full_wanted = False
             self._troubles.begin()
             self._doubted = False
-            self._absence.aliases.update(self._journal.alias())
+            self._absence.accept, self._accept = self._accept, False
+            self._volumes.forget()
             self._full = self._scan(b"", fresh=False, sweep=True)
             self._next_scan = float("inf")
         if self._region is None and (self._came or self._went):
@@ -262,7 +268,7 @@ class Source:
             missing=functools.partial(self._missing, fresh),
             failed=self._failed,
             known=self._known if once else None,
-            aliases=self._absence.aliases,
+            same_volume=self._same_volume,
             same_rules=self._same_rules,
         )
         if once:
@@ -293,7 +299,7 @@ class Source:
     def _end_full(self, running: Running) -> None:
         self._full = None
         if self._doubted and len(self._absence.aliases) > running.aliases:
-            # What was doubted before the scan met a file that shows the device's new number may be gone after all.
+            # What was doubted before the scan met a file that shows the volume's new number may be gone after all.
             self.rescan()
             return
         troubles = self._troubles
@@ -323,6 +329,7 @@ class Source:
 
     def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> None:
         self._unlisted.discard(prefix)
+        self._volumes.entered(prefix, descriptor, status.st_dev)
         if not self.frame.once:
             self._events.entered(prefix, descriptor, (status.st_dev, status.st_ino), self._now)
 
@@ -330,12 +337,17 @@ class Source:
         # What waits already is looked at when it is due: the scan's stat may be older than an event's.
         if path not in self._settle:
             age = wall - max(found.st_mtime_ns, found.st_ctime_ns) / 1e9
-            self._settle.observe(path, identity(found), self._now, fresh=fresh, age=age)
+            self._settle.observe(path, self._identity(path, found), self._now, fresh=fresh, age=age)
 
-    def _missing(self, fresh: bool, path: bytes, device: int | None) -> None:
+    def _same_volume(self, path: bytes, volume: int) -> None:
+        here = self._volumes.of(path)
+        if here != volume:
+            self._absence.aliases.add((volume, here))
+
+    def _missing(self, fresh: bool, path: bytes, volume: int | None) -> None:
         if path in self._settle:
             return
-        doubt = self._absence.doubt(path, device)
+        doubt = self._absence.doubt(path, volume)
         if doubt is None:
             self._settle.observe(path, None, self._now, fresh=fresh)
         else:
@@ -343,7 +355,7 @@ class Source:
             self._note(*doubt)
 
     def _known(self, path: bytes, found: os.stat_result) -> None:
-        self._outbox.put(Change(path=path, stat=identity(found), fresh=False, known=True))
+        self._outbox.put(Change(path=path, stat=self._identity(path, found), fresh=False, known=True))
 
     # --- taking -----------------------------------------------------------------------------------------------
 
@@ -383,7 +395,15 @@ class Source:
             found = self._tree.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return identity(found) if modes.S_ISREG(found.st_mode) and self._rules.file(path) else None
+        if not modes.S_ISREG(found.st_mode) or not self._rules.file(path):
+            return None
+        return self._identity(path, found)
+
+    def _identity(self, path: bytes, found: os.stat_result) -> Stat:
+        try:
+            return identity(found, self._volumes.of(path))
+        except OSError:  # the directory has just gone
+            return identity(found, 0)
 
     def _agrees(self, path: bytes, stat: Stat | None, row: Row | None) -> bool:
         """The journal has the path like this, or will have it when it has taken what is on its way."""
