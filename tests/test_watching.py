@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from ingestd.batches import Batch
 from ingestd.channel import encode
 from ingestd.config import Config, WatchTable
-from ingestd.dispatch import Batch, Dispatcher
+from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts

@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ import msgspec
 
 from ingestd import journal as journals
 from ingestd import process, reports
+from ingestd.batches import Batch
 from ingestd.channel import FRAME_LIMIT, read_blob
 from ingestd.config import DEFAULT_MODEL, Config, WatchTable
 from ingestd.control import ControlServer
-from ingestd.dispatch import Batch, Dispatcher
+from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.errors import AlreadyRunningError, IngestdError, UsageError
 from ingestd.indexer import Indexer
@@ -468,13 +468,14 @@ class Daemon:
                     await asyncio.sleep(TICK)
                 done, _ = await asyncio.wait({scanning}, timeout=TICK)
                 pending = await self.journal.pending(number, 20.0)
-                yield self._progress(batch, scanning=not done, began=began)
+                current = [display(w.path) for pool in self.load_pools for w in pool.workers if w.path]
+                yield batch.progress(current, scanning=not done, seconds=time.monotonic() - began)
                 if done and not pending:
                     break
                 for pool in (self.load_pool, self.encode_pool, self.index_pool):
                     if pool.failed.done():
                         raise pool.failed.result()
-            yield self._summary(batch, scanning.result(), time.monotonic() - began)
+            yield batch.summary(scanning.result(), time.monotonic() - began)
         finally:
             self.dispatcher.batches.pop(number, None)
 
@@ -488,40 +489,6 @@ class Daemon:
         if best is not None:
             return best
         return WatchTable(name=INGEST_SOURCE, directory="/"), path.lstrip(b"/")
-
-    def _progress(self, batch: Batch, *, scanning: bool, began: float) -> dict[str, Any]:
-        seconds = max(time.monotonic() - began, 1e-6)
-        rate = batch.done / seconds
-        left = batch.total - batch.done
-        outcomes = batch.outcomes
-        return {
-            "total": batch.total, "done": batch.done, "indexed": outcomes["indexed"] + outcomes["partial"],
-            "unchanged": outcomes["unchanged"], "failed": outcomes["failed"],
-            "quarantined": outcomes["quarantined"], "skipped": outcomes["skipped"], "chunks": batch.chunks,
-            "scanning": scanning,
-            "current": [display(w.path) for pool in self.load_pools for w in pool.workers if w.path],
-            "chunks_per_second": batch.chunks / seconds,
-            "eta_seconds": left / rate if rate > 0 and not scanning else None,
-        }  # fmt: skip
-
-    def _summary(self, batch: Batch, scans: list[Any], seconds: float) -> dict[str, Any]:
-        known: Counter[str] = Counter()
-        errors = []
-        for scan in scans:
-            known.update(scan.done)
-            if scan.error:
-                errors.append({"path": "", "state": "failed", "reason": scan.error})
-        outcomes = batch.outcomes
-        return {
-            "indexed": outcomes["indexed"] + outcomes["partial"],
-            "unchanged": outcomes["unchanged"] + known["indexed"] + known["partial"],
-            "failed": outcomes["failed"] + len(errors),
-            "quarantined": outcomes["quarantined"] + known["quarantined"],
-            "skipped": outcomes["skipped"] + known["skipped"],
-            "chunks": batch.chunks,
-            "seconds": seconds,
-            "failures": [{**f, **reports.path_fields(f["path"])} for f in batch.failures] + errors,
-        }
 
     async def handle(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The commands of the control socket."""

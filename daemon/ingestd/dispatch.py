@@ -8,12 +8,12 @@ import logging
 import os
 import resource
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from ingestd import process
+from ingestd.batches import Batch
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
 from ingestd.config import Config, WatchTable
@@ -60,21 +60,6 @@ FINAL = frozenset({"indexed", "partial", "quarantined", "skipped"})
 LONG = 20.0
 """Seconds until the next attempt beyond which `ingest` does not wait for a failed file."""
 IDLE_POLL = 1.0
-
-
-@dataclass
-class Batch:
-    """What `ingest` waits for: outcomes of the files of one request."""
-
-    number: int
-    outcomes: Counter[str] = field(default_factory=Counter)
-    chunks: int = 0
-    total: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        return sum(self.outcomes.values())
 
 
 class Dispatcher:
