@@ -27,11 +27,11 @@ from ingestd.errors import IndexMismatchError, IngestdError, ModelError, Unreach
 
 NAMES = [
     "run", "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "wait",
-    "reindex", "check-config", "plugins",
+    "reindex", "reload", "check-config", "plugins",
 ]  # fmt: skip
 WITH_JSON = [
-    "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "check-config",
-    "plugins",
+    "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
+    "check-config", "plugins",
 ]  # fmt: skip
 
 Invoke = Callable[..., Result]

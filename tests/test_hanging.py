@@ -70,7 +70,7 @@ def test_a_source_on_a_hung_mount_is_named_and_the_others_go_on(
     ]
 
     async def body(desk: Desk) -> None:
-        desk.watching.follow(tables)
+        await desk.watching.follow(tables)
 
         async def named() -> bool:
             return any("does not answer" in text for text in desk.watching.warnings)
@@ -107,7 +107,7 @@ def test_a_hung_mount_below_a_source_stops_that_source_alone_until_it_is_gone(
     tables = [WatchTable(name=folder.name, directory=str(folder), settle=0.1, rescan=1.0) for folder in (one, other)]
 
     async def body(desk: Desk) -> None:
-        desk.watching.follow(tables)
+        await desk.watching.follow(tables)
 
         async def named() -> bool:
             return any("does not answer" in text for text in desk.watching.warnings)

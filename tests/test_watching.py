@@ -102,7 +102,7 @@ def test_sources_are_followed_and_a_killed_worker_is_replaced(tmp_path: Path, fo
 
     async def body(desk: Desk) -> None:
         assert not desk.watching.ready or not desk.watching.sources
-        desk.watching.follow(tables)
+        await desk.watching.follow(tables)
 
         async def arrived() -> bool:
             return await desk.files() == {"docs": 300, "other": 1} and desk.watching.ready

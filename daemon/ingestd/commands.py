@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from ingestd.control import Control
 from ingestd.daemon import Daemon, Lock
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.types import display
+
+log = logging.getLogger("ingestd")
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -46,6 +49,8 @@ async def _run(config: Config, progress: Progress | None) -> int:
         loop.add_signal_handler(number, asked)
     daemon = Daemon(config)
     await daemon.__aenter__()
+    reloads: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(_reload(daemon))))
     drain = 20.0
     try:
         starting = asyncio.ensure_future(daemon.started_up())
@@ -74,6 +79,20 @@ async def _run(config: Config, progress: Progress | None) -> int:
             daemon.hurry()
         await closing
     return 0
+
+
+async def _reload(daemon: Daemon) -> None:
+    """SIGHUP: nobody waits for the answer but the log."""
+    try:
+        await daemon.reload()
+    except IngestdError as error:
+        log.error("the configuration stays as it was: %s", error.message)
+
+
+def reload(config: Config) -> dict[str, Any]:
+    """Have the daemon read its configuration again. Raises `ConfigError` where that is refused."""
+    with Control(config.control_socket) as control:
+        return control.call("reload")
 
 
 def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dict[str, Any]:

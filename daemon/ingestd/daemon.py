@@ -24,7 +24,7 @@ from ingestd import journal as journals
 from ingestd import process, reports
 from ingestd.batches import Batch
 from ingestd.channel import FRAME_LIMIT, read_blob
-from ingestd.config import DEFAULT_MODEL, Config, WatchTable
+from ingestd.config import DEFAULT_MODEL, Config, WatchTable, load
 from ingestd.control import ControlServer
 from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
@@ -46,6 +46,8 @@ DRAIN = 20.0
 """Seconds that a stop waits for what is in hand."""
 TICK = 0.2
 """Seconds between two looks at the progress of an `ingest`."""
+RELOAD_WAIT = 30.0
+"""Seconds that a reload waits for its new sources to be watched."""
 PROBE_TIMEOUT = 60.0
 START_TIMEOUT = {"load": 60.0, "encode": 900.0, "index": 60.0, "watch": 30.0}
 SCRATCH_FILE_LIMIT = 4 << 30
@@ -97,6 +99,20 @@ def constants(table: WatchTable) -> str:
     ).decode()
 
 
+def unlike(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that only a new start brings into force."""
+    keys = [
+        f"[{table}] {key}"
+        for table in ("state", "chunk", "encode", "index", "log")
+        for key in getattr(old, table).__struct_fields__
+        if getattr(getattr(old, table), key) != getattr(getattr(new, table), key)
+    ]
+    pools = {name: (own.get("workers"), other.get("workers")) for name in old.load.loaders | new.load.loaders
+             for own, other in [(old.load.loaders.get(name, {}), new.load.loaders.get(name, {}))]}  # fmt: skip
+    keys += ["[load] workers"] if old.load.workers != new.load.workers else []
+    return keys + [f"[load.{name}] workers" for name, (before, now) in pools.items() if before != now]
+
+
 class Daemon:
     """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
 
@@ -114,6 +130,7 @@ class Daemon:
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._rates = reports.Rates()
+        self._reloading = asyncio.Lock()
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -163,7 +180,7 @@ class Daemon:
         self._closing.push_async_callback(self.control.close)
         if self.watching_sources:
             self.encoders.wanted.set()
-            self.watching.follow(self.config.watch)
+            await self.watching.follow(self.config.watch)
 
     async def close(self, drain: float = DRAIN) -> None:
         """Finish what is in hand, for `drain` seconds at most, then end every worker."""
@@ -204,6 +221,30 @@ class Daemon:
         }
         settings[INGEST_SOURCE] = journals.SourceSettings(b"/")
         self._sources(await self.journal.configure(settings))
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again and bring it into force: sources, limits and loaders.
+
+        Returns the names of the sources, and the keys that wait for the next start. Raises `ConfigError`, and then
+        everything is as it was.
+        """
+        async with self._reloading:
+            old = self.config
+            file = Path(old.file) if old.file else None
+            new = await asyncio.to_thread(load, file, os.environ, old.state.directory)
+            settings = self._load_settings(0)
+            self.config = msgspec.structs.replace(old, watch=new.watch, load=new.load, file=new.file)
+            self.dispatcher.configure(self.config)
+            await self._configure()
+            if self._load_settings(0) != settings:
+                self._renew_load()
+            if self.watching_sources:
+                await self.watching.follow(self.config.watch)
+                deadline = time.monotonic() + RELOAD_WAIT
+                while not self.watching.ready and time.monotonic() < deadline:
+                    await asyncio.sleep(0.05)
+            log.info("the configuration was read again: %d sources", len(new.watch))
+            return {"sources": [table.name for table in new.watch], "restart": unlike(old, new)}
 
     def _sources(self, known: dict[str, journals.SourceRow]) -> None:
         self.dispatcher.roots = {name: source.root for name, source in known.items()}
@@ -516,6 +557,8 @@ class Daemon:
                 files = await self.journal.run(lambda db: journals.removal.confirm(db, source))
                 await self.watching.accept(source)
                 yield {"files": files}
+            case "reload":
+                yield await self.reload()
             case "plugins":
                 yield {"plugins": reports.plugins(self.manifest, self._blocked)}
             case "stop":

@@ -16,7 +16,7 @@ from ingestd import process
 from ingestd.batches import Batch
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
-from ingestd.config import Config, WatchTable
+from ingestd.config import Config
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal, Row
@@ -66,15 +66,13 @@ class Dispatcher:
     """Hands files to load workers against credit, and sees each document through."""
 
     def __init__(self, config: Config, journal: Journal, encoders: Encoders, indexer: Indexer) -> None:
-        self.config = config
         self.journal = journal
         self.encoders = encoders
         self.indexer = indexer
         self.watchman = Watchman()
         self.causes = CommonCause()
-        self.sources: dict[str, WatchTable] = {table.name: table for table in config.watch}
+        self.configure(config)
         self.roots: dict[str, bytes] = {}
-        self.holds = {table.name: Hold(table.hold_deletes, table.hold_grace) for table in config.watch}
         self.stopped: set[str] = set()
         """Sources that somebody paused, or took out of the configuration."""
         self.paused: dict[str, str] = {}
@@ -101,6 +99,12 @@ class Dispatcher:
         self._finishing: set[asyncio.Task[None]] = set()
         # Each holds four descriptors, and a channel without room for one drops it.
         self._most_documents = min(CREDIT_DOCUMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 6)
+
+    def configure(self, config: Config) -> None:
+        """What is loaded from now on is loaded so."""
+        self.config = config
+        self.sources = {table.name: table for table in config.watch}
+        self.holds = {table.name: Hold(table.hold_deletes, table.hold_grace) for table in config.watch}
 
     def wake(self) -> None:
         """There may be work in the journal."""

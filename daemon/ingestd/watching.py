@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,13 +21,13 @@ from ingestd.config import WatchTable
 from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal
-from ingestd.messages import Changes, ChangesTaken, Rescan, Scanned, Settling, WatchSource, WatchWarning
+from ingestd.messages import Changes, ChangesTaken, Rescan, Scanned, Settling, Unwatch, WatchSource, WatchWarning
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 
 log = logging.getLogger("ingestd.watch")
 
-INGEST = "ingest"
+INGEST = b"ingest"
 """The group of the scans that `ingest` asks for."""
 LOOK: Final = 1.0
 """Seconds between two looks at the page of a watch worker."""
@@ -79,13 +79,19 @@ class Silence:
 class Group:
     """The sources of one mount, and the worker that watches them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: bytes) -> None:
         self.name = name
         self.watched: dict[int, Watched] = {}
         self.pool: Pool
         self.worker: Worker | None = None
         self.hung: str | None = None
         """Where its worker waits for a file system, and since when."""
+
+    async def tell(self, frame: Any) -> None:
+        """Send the worker a frame; one that is to come gets all that is watched anyhow."""
+        if self.worker is not None:
+            with contextlib.suppress(WorkerDied):
+                await self.worker.send(frame)
 
 
 class Watching:
@@ -99,7 +105,7 @@ class Watching:
         self.on_readable: Callable[[], None] = lambda: None
         """Called when `readable` grew: load workers that live have the narrower sandbox."""
         self._make_pool = make_pool
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[bytes, Group] = {}
         self._jobs = itertools.count(1)
 
     @property
@@ -145,22 +151,33 @@ class Watching:
         ]
         return list(dict.fromkeys(found))
 
-    def follow(self, tables: Iterable[WatchTable]) -> None:
-        """Watch the sources from now on."""
+    async def follow(self, tables: Sequence[WatchTable]) -> None:
+        """Watch these sources from now on, and no others. What has not changed goes on undisturbed."""
         mounts = mount_points()
-        for table in tables:
-            group = self._group(group_of(os.fsencode(table.directory), mounts).decode("utf-8", "replace"))
+        places = {table.name: group_of(os.fsencode(table.directory), mounts) for table in tables}
+        wanted = {table.name: table for table in tables}
+        for group in list(self._groups.values()):
+            for job, watched in list(group.watched.items()):
+                name = watched.frame.source
+                if watched.frame.once:
+                    continue
+                if places.get(name) == group.name and frame(job, wanted[name]) == watched.frame:
+                    del wanted[name]
+                    continue
+                del group.watched[job]
+                await group.tell(Unwatch(job=job))
+            if not group.watched and group.name != INGEST:
+                del self._groups[group.name]
+                await group.pool.close()
+        for name, table in wanted.items():
+            group = self._group(places[name])
             job = next(self._jobs)
             group.watched[job] = Watched(frame(job, table))
-        for group in self._groups.values():
-            group.pool.open()
+            await group.tell(group.watched[job].frame)
 
     async def scan(self, table: WatchTable, below: Sequence[bytes], batch: int) -> Scanned:
         """Compare some paths of a source with the journal, once; returns when every difference is in it."""
-        group = self._groups.get(INGEST)
-        if group is None:
-            group = self._group(INGEST)
-            group.pool.open()
+        group = self._group(INGEST)
         if table.name not in self.dispatcher.sources:  # what is watched may be read already
             root = os.fsencode(table.directory.rstrip("/") or "/")
             fresh = {os.fsdecode(os.path.join(root, path)) for path in below} - self.readable
@@ -172,11 +189,7 @@ class Watching:
         group.watched[job] = watched
         assert watched.scanned is not None
         try:
-            if group.worker is not None:
-                try:
-                    await group.worker.send(watched.frame)
-                except WorkerDied:
-                    pass  # its successor gets all frames
+            await group.tell(watched.frame)
             waits: set[asyncio.Future[Any]] = {watched.scanned, group.pool.failed}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if watched.scanned.done():
@@ -189,18 +202,18 @@ class Watching:
         """Look at the source anew: what is missing there is gone, though another file system is there than before."""
         for group in self._groups.values():
             for job, watched in group.watched.items():
-                if watched.frame.source == source and not watched.frame.once and group.worker is not None:
-                    with contextlib.suppress(WorkerDied):
-                        await group.worker.send(Rescan(job=job, accept=True))
+                if watched.frame.source == source and not watched.frame.once:
+                    await group.tell(Rescan(job=job, accept=True))
 
     async def close(self) -> None:
         await asyncio.gather(*(group.pool.close() for group in self._groups.values()))
 
-    def _group(self, name: str) -> Group:
+    def _group(self, name: bytes) -> Group:
         if name not in self._groups:
             group = self._groups[name] = Group(name)
             settings = {"journal": str(self.journal.path)}
             group.pool = self._make_pool("watch", 1, lambda _: settings, lambda worker: self._serve(group, worker))
+            group.pool.open()
         return self._groups[name]
 
     async def _serve(self, group: Group, worker: Worker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,12 +63,11 @@ def fill(folder: Path, count: int) -> set[str]:
 
 
 def until(daemon: RunningDaemon, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    for _ in range(600):
-        status = daemon.wait()
-        if condition(status):
-            return status
+    deadline = time.monotonic() + 60
+    while not condition(status := daemon.wait()):
+        assert time.monotonic() < deadline, f"{status}\n{daemon.tail()}"
         time.sleep(0.1)
-    raise AssertionError(daemon.status())
+    return status
 
 
 def source(status: dict[str, Any], name: str) -> dict[str, Any]:
@@ -182,3 +182,52 @@ def test_changed_excludes_apply_to_what_is_indexed(folders: Folders) -> None:
     folders.write("a")
     with folders.daemon() as daemon:
         until(daemon, lambda _: len(folders.paths()) == 4)
+
+
+def test_reload_brings_sources_and_limits_into_force(folders: Folders) -> None:
+    folders.write("a")
+    lost = ingestd(folders.config, "reload")
+    assert lost.returncode == 3
+    assert "no daemon is running" in lost.stderr
+    kept = fill(folders.a, 30)
+    with folders.daemon() as daemon:
+        daemon.status()
+        fill(folders.b, 30)  # in the middle of the work
+        folders.write("a", "b", more='category_id = "7"\n')
+        assert folders.say("reload") == {"sources": ["a", "b"], "restart": []}
+        status = daemon.status()
+        assert [(source["name"], source["mode"]) for source in status["sources"]] == [
+            ("a", "inotify"),
+            ("b", "inotify"),
+        ]
+        daemon.wait()
+        assert len(folders.paths()) == 60
+        (hit, *_) = folders.say("search", "b 1")
+        assert hit["metadata"]["category_id"] == "7"
+
+        before = folders.config.read_text()
+        folders.config.write_text(before.replace("settle =", "setle ="))
+        refused = ingestd(folders.config, "reload")
+        assert refused.returncode == 2
+        assert 'did you mean "settle"?' in refused.stderr
+        (folders.b / "new.txt").write_text("under the old configuration")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(daemon, lambda _: "the configuration stays as it was" in daemon.log.read_text())
+        until(daemon, lambda _: len(folders.paths()) == 61)
+
+        folders.write("a", more='exclude = ["f1.txt"]\ncategory_id = "7"\n')
+        folders.config.write_text(folders.config.read_text().replace("[encode]", "[load]\nmax_text = 10\n[encode]"))
+        daemon.process.send_signal(signal.SIGHUP)
+        until(daemon, lambda status: [source["name"] for source in status["sources"]] == ["a"])
+        status = daemon.wait()
+        assert status["files"]["held"] == 31
+        assert folders.say("reload")["restart"] == []
+        (folders.a / "long.txt").write_text("one line of text\n" * 20)
+        daemon.wait()
+        assert folders.say("why", str(folders.a / "long.txt"))["state"] == "partial"
+        until(
+            daemon,
+            lambda _: (
+                {path for path in folders.paths() if path.startswith("a/")} == kept - {"a/f1.txt"} | {"a/long.txt"}
+            ),
+        )

@@ -406,6 +406,32 @@ def reindex(invocation: Invocation, yes: bool, json: bool) -> None:
         click.echo(f"{answer.get('queued', 0):,} files are queued; `ingestd run` or `ingestd ingest PATH` indexes them")
 
 
+@command()
+@as_json
+@click.pass_obj
+def reload(invocation: Invocation, json: bool) -> None:
+    """Have the daemon read its configuration again: sources, patterns, limits and loaders.
+
+    It returns when the new sources are watched. A configuration with an error is refused, and the old one stays in
+    force. SIGHUP does the same, and answers in the log.
+
+    \b
+    Examples:
+      ingestd check-config && ingestd reload
+      ingestd reload --json | jq .restart
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    answer = commands.reload(config)
+    if json:
+        print_json(answer)
+        return
+    click.echo(f"in force; watched: {', '.join(answer['sources']) or 'nothing'}")
+    if answer["restart"]:
+        click.echo(f"only after a restart: {', '.join(answer['restart'])}", err=True)
+
+
 @command("check-config")
 @as_json
 @click.pass_obj
