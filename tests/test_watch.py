@@ -50,17 +50,20 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
 
 
 LIMITED = """
-import ctypes, pathlib, socket, sys
+import ctypes, pathlib, signal, socket, sys
 from ingestd import watch
-from ingestd.watch import source
+from ingestd.watch import events, source
 from ingestd.channel import Channel
 from ingestd.messages import TO_WORKER, Start
 descriptor, journal, limit, value = sys.argv[1:]
 CLONE_NEWUSER = 0x10000000
 if ctypes.CDLL(None).unshare(CLONE_NEWUSER):
     sys.exit(77)
-pathlib.Path(f"/proc/sys/user/max_inotify_{limit}").write_text(value)
+setting = pathlib.Path(f"/proc/sys/user/max_inotify_{limit}")
+setting.write_text(value)
+signal.signal(signal.SIGUSR1, lambda *_: setting.write_text("1000"))
 source.POLL = 0.5
+events.LIMITED = (0.5, 0.5)
 start = Start(stage="watch", version="", sys_path=[], scratch="", settings={"journal": journal})
 watch.serve(Channel(socket.socket(fileno=int(descriptor)), TO_WORKER), start)
 """
