@@ -147,6 +147,7 @@ class Source:
         if mounts != self._mounts and not self.frame.once:
             self._mounts = mounts
             self._volumes.forget()
+            self._events.mounted()
             self.rescan()
 
     def taken(self, serial: int) -> None:
