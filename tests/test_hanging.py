@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
+import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from ingestd import supervisor
+from ingestd import process, supervisor
 from ingestd.config import WatchTable
 from ingestd.watching import SILENT, Silence, group_of
 from tests.test_watching import Desk, until, with_desk
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
-DETACH: Final = 2
+FORCE, DETACH = 1, 2
 
 
 class Unanswered:
-    """A FUSE mount that nobody serves: whoever asks it waits, until it is let go."""
+    """A FUSE mount that nobody serves: whoever asks it waits, until it is let go. With `swallow` each question is
+    taken and not answered: then SIGKILL does not reach who waits (state D)."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, swallow: bool = False) -> None:
         self.place = place
         try:
             self._descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -34,21 +38,42 @@ class Unanswered:
         if LIBC.mount(b"nobody", os.fsencode(place), b"fuse", 0, options):
             os.close(self._descriptor)
             pytest.skip(f"cannot be had: a mount: {os.strerror(ctypes.get_errno())}")
+        self._swallowing: threading.Thread | None = None
+        if swallow:
+            head = os.read(self._descriptor, 1 << 17)  # length, operation (26: the greeting), number
+            assert struct.unpack_from("II", head) == (len(head), 26)
+            number = struct.unpack_from("Q", head, 8)[0]
+            answer = struct.pack("IIIIHHII", 7, 31, 1 << 16, 0, 16, 12, 1 << 16, 1) + bytes(36)
+            os.write(self._descriptor, struct.pack("IiQ", 16 + len(answer), 0, number) + answer)
+            self._swallowing = threading.Thread(target=self._swallow)
+            self._swallowing.start()
+
+    def _swallow(self) -> None:
+        with contextlib.suppress(OSError):  # the mount is gone
+            while os.read(self._descriptor, 1 << 17):
+                pass
 
     def let_go(self) -> None:
         """Whoever waits gets an error, and the mount is gone."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            LIBC.umount2(os.fsencode(self.place), DETACH)
+        if self._descriptor < 0:
+            return
+        LIBC.umount2(os.fsencode(self.place), FORCE)  # ends all waiting, though the mount may stay
+        LIBC.umount2(os.fsencode(self.place), DETACH)
+        if self._swallowing is not None:
+            self._swallowing.join(60)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+Hang = Callable[..., Unanswered]
 
 
 @pytest.fixture
-def hang() -> Iterator[Callable[[Path], Unanswered]]:
+def hang() -> Iterator[Hang]:
     made: list[Unanswered] = []
 
-    def make(place: Path) -> Unanswered:
-        made.append(Unanswered(place))
+    def make(place: Path, *, swallow: bool = False) -> Unanswered:
+        made.append(Unanswered(place, swallow=swallow))
         return made[-1]
 
     yield make
@@ -57,7 +82,7 @@ def hang() -> Iterator[Callable[[Path], Unanswered]]:
 
 
 def test_a_source_on_a_hung_mount_is_named_and_the_others_go_on(
-    tmp_path: Path, hang: Callable[[Path], Unanswered], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "STOP_WAIT", 600.0)  # asking it to stop would take longer than this test may
     local = tmp_path / "local"
@@ -96,9 +121,34 @@ def test_a_source_on_a_hung_mount_is_named_and_the_others_go_on(
     with_desk(tmp_path, tables, body)
 
 
-def test_a_hung_mount_below_a_source_stops_that_source_alone_until_it_is_gone(
-    tmp_path: Path, hang: Callable[[Path], Unanswered]
-) -> None:
+def test_a_worker_that_survives_sigkill_holds_up_no_stop_and_no_other_stage(tmp_path: Path, hang: Hang) -> None:
+    mount = hang(tmp_path / "nas", swallow=True)
+    tables = [WatchTable(name="nas", directory=str(mount.place), settle=0.1)]
+
+    async def body(desk: Desk) -> None:
+        desk.watching.follow(tables)
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        (worker,) = desk.watching.workers
+        await asyncio.wait_for(desk.watching.close(), 60)
+        assert process.is_alive(worker.pid), "this is not what was to be tested"
+        assert worker.survivors == [worker.pid]
+        assert worker.pid not in supervisor.abandoned
+        mount.let_go()
+
+        async def gone() -> bool:
+            return not process.is_alive(worker.pid)
+
+        await until(gone)
+        worker._process.wait(60)
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_a_hung_mount_below_a_source_stops_that_source_alone_until_it_is_gone(tmp_path: Path, hang: Hang) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()

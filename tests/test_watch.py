@@ -40,9 +40,11 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
+from ingestd.paths import open_long
 from ingestd.watch.modes import LOCAL_TYPES
 from ingestd.watch.mounts import mount_of
 from ingestd.watch.scan import JournalReader, Rules
+from tests.test_paths import deep, put
 
 T = TypeVar("T")
 SETTLE = 0.2
@@ -50,17 +52,20 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
 
 
 LIMITED = """
-import ctypes, pathlib, socket, sys
+import ctypes, pathlib, signal, socket, sys
 from ingestd import watch
-from ingestd.watch import source
+from ingestd.watch import events, source
 from ingestd.channel import Channel
 from ingestd.messages import TO_WORKER, Start
 descriptor, journal, limit, value = sys.argv[1:]
 CLONE_NEWUSER = 0x10000000
 if ctypes.CDLL(None).unshare(CLONE_NEWUSER):
     sys.exit(77)
-pathlib.Path(f"/proc/sys/user/max_inotify_{limit}").write_text(value)
+setting = pathlib.Path(f"/proc/sys/user/max_inotify_{limit}")
+setting.write_text(value)
+signal.signal(signal.SIGUSR1, lambda *_: setting.write_text("1000"))
 source.POLL = 0.5
+events.LIMITED = (0.5, 0.5)
 start = Start(stage="watch", version="", sys_path=[], scratch="", settings={"journal": journal})
 watch.serve(Channel(socket.socket(fileno=int(descriptor)), TO_WORKER), start)
 """
@@ -299,8 +304,9 @@ def test_a_file_that_never_settles_is_taken_every_max_settle(supervisor: Supervi
             file.write("line\n")
             file.flush()
             supervisor.receive(0.1)
-            assert time.monotonic() < begin + 5
+            assert time.monotonic() < begin + 60
     assert time.monotonic() - begin > 1.4
+    assert supervisor.reported()["log"].restless > 1.4
 
 
 def test_settling_files_are_counted(supervisor: Supervisor) -> None:
@@ -469,6 +475,49 @@ def test_after_a_storm_the_journal_equals_the_folder(supervisor: Supervisor, tmp
         if not same():
             supervisor.until(same)
     assert [frame for frame in supervisor.frames if isinstance(frame, Scanned)][1:] == []  # events were enough
+
+
+# --- long paths ---------------------------------------------------------------------------------------------------
+
+
+def test_files_deeper_than_a_path_of_the_kernel_are_followed(supervisor: Supervisor) -> None:
+    directory = deep(supervisor.root, 5000)
+    below = os.fsdecode(directory[len(os.fsencode(supervisor.root)) + 1 :])
+    put(directory, b"old.txt", b"text")
+    supervisor.watch()
+    supervisor.expect(f"{below}/old.txt")
+    put(directory, b"new.txt", b"text")
+    assert supervisor.expect(f"{below}/new.txt")[f"{below}/new.txt"].fresh
+    above = open_long(directory, os.O_RDONLY | os.O_DIRECTORY)
+    os.unlink("old.txt", dir_fd=above)
+    os.close(above)
+    supervisor.expect(gone=(f"{below}/old.txt",))
+    supervisor.channel.send(Rescan(job=1))
+    assert supervisor.until(Scanned).unchanged == 1
+
+
+def test_what_lies_too_deep_for_a_frame_is_named(supervisor: Supervisor) -> None:
+    directory = deep(supervisor.root, 17_000, b"d" * 255)
+    put(directory, b"unreachable.txt", b"text")
+    write(supervisor.root / "a.txt")
+    scanned = supervisor.watch()
+    assert (scanned.files, scanned.error) == (1, None)
+    assert "its path is longer than 16384 bytes" in supervisor.warnings()
+    supervisor.expect("a.txt")
+
+
+def test_a_directory_replaced_by_a_link_is_gone(supervisor: Supervisor) -> None:
+    """Though what the link leads to has files of the same names."""
+    write(supervisor.root / "one/a.txt")
+    write(supervisor.root / "two/a.txt")
+    supervisor.watch()
+    supervisor.expect("one/a.txt", "two/a.txt")
+    shutil.rmtree(supervisor.root / "one")
+    (supervisor.root / "one").symlink_to("two")
+    supervisor.expect(gone=("one/a.txt",))
+    supervisor.channel.send(Rescan(job=1))
+    supervisor.until(Scanned)
+    assert not [frame for frame in supervisor.quiet() if isinstance(frame, Changes)]
 
 
 # --- what is no deletion ----------------------------------------------------------------------------------------

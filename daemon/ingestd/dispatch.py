@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from ingestd import process
 from ingestd.batches import Batch
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
@@ -51,6 +53,8 @@ CREDIT_DOCUMENTS = 1024
 STRIKE_RETRY = (1.0, 8.0)
 """Seconds before the second attempt, and the factor for each further one."""
 UNREADABLE_RETRY = 300.0
+CHANGING = 3
+"""The attempt from which on a file that changes during each of them is taken as it was read."""
 INTERRUPTED_RETRY = 0.5
 SLOW = 10.0
 """Seconds of loading after which a file gets a line in the log."""
@@ -259,6 +263,9 @@ class Dispatcher:
                 worker.leaving = True
             self.causes.success(attempt.loader)
             self.journal.loaded(row)
+            if answer.changed:
+                # What was read is neither version of the file: no content may be taken for equal to it.
+                identified = msgspec.structs.replace(identified, digest=b"~" + identified.digest)
             self._spawn(self._finish(attempt, identified, answer, descriptors))
         elif isinstance(answer, LoadFailed):
             if answer.leave:
@@ -280,6 +287,7 @@ class Dispatcher:
                 "max_text": limits.max_text,
                 "max_file_size": limits.max_file_size,
                 "on_limit": limits.on_limit,
+                "accept_changed": attempt.row.attempts >= CHANGING,
             },
             options=self.config.load.options(attempt.loader),
         )

@@ -25,6 +25,7 @@ from ingestd.detect import Detected, Detector
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
 from ingestd.messages import UNKNOWN_TOKENS, Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
+from ingestd.paths import PATH_MAX, open_long
 from ingestd.plugins import discover
 from ingestd.types import Element, File, Loader, Part, display
 from ingestd.worker import describe, one_line, ready, step
@@ -33,7 +34,7 @@ UNKNOWN_SHARE = 0.3
 """Share of unknown tokens above which a document is indexed with a warning."""
 DIGEST_BLOCK = 1 << 20
 OPEN_FILES = 512
-PATH_MAX = 4096
+CHANGED = "it changed while it was read"
 LONG_ELEMENT = 1 << 16
 """Characters."""
 UMASK = 0o077
@@ -129,7 +130,7 @@ class LoadWorker:
 
     def _load(self, job: Load, scratch: Path) -> tuple[Loaded | LoadFailed | None, list[int]]:
         step("opening")
-        descriptor = os.open(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_long(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
             before = os.fstat(descriptor)
             if not stat_module.S_ISREG(before.st_mode):
@@ -160,11 +161,17 @@ class LoadWorker:
             known = read_blob(descriptors[0]) if descriptors else b""
             file, cut = open_file(job, scratch, stream, detected, answer)
             reading = Reading(file, loader, answer.limits, cut)
-            chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
-            after = os.fstat(descriptor)
-            # An unlinked or chmod-ed file has the same content still; a written one has not.
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                return LoadFailed(job=job.job, kind="changed", reason="it changed while it was read"), []
+            try:
+                chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
+            except Exception:
+                if answer.limits.get("accept_changed") or not changed(descriptor, before):
+                    raise
+                return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []  # half of it was another file's
+            was_changed = changed(descriptor, before)
+            if was_changed and not answer.limits.get("accept_changed"):
+                return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []
+        if was_changed:
+            file.warn(CHANGED)
         if chunked.unknown_share > UNKNOWN_SHARE:
             file.warn(
                 f"{chunked.unknown_share:.0%} of the {UNKNOWN_TOKENS}: it may not know this language;"
@@ -194,6 +201,7 @@ class LoadWorker:
             partial=reading.partial,
             warnings=[one_line(warning) for warning in file.warnings],
             metadata=plain(file.metadata),
+            changed=was_changed,
         ), blobs
 
     def _clean(self, scratch: Path) -> None:
@@ -342,6 +350,12 @@ def digest_of(stream: BinaryIO) -> bytes:
         step("reading")
     stream.seek(0)
     return digest.digest()
+
+
+def changed(descriptor: int, before: os.stat_result) -> bool:
+    """Whether the open file was written since; an unlinked or chmod-ed one has the same content still."""
+    after = os.fstat(descriptor)
+    return (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
 
 def stat_of(stat: os.stat_result) -> Stat:

@@ -98,7 +98,8 @@ class Proceed(Frame, frozen=True, kw_only=True):
 
     job: int
     limits: dict[str, Any] = {}
-    """`max_text` (characters), `on_limit` ("truncate" or "quarantine")."""
+    """`max_text` (characters), `on_limit` ("truncate" or "quarantine"), `accept_changed` (take what was read, though
+    the file changed meanwhile)."""
     options: dict[str, Any] = {}
     """The loader's own options."""
 
@@ -129,6 +130,8 @@ class Loaded(Frame, frozen=True, kw_only=True):
     """Why the text ends before the file does."""
     warnings: list[Reason] = []
     metadata: dict[str, Any] = {}
+    changed: bool = False
+    """The file changed while it was read, which `accept_changed` allowed."""
     leave: bool = False
 
 
@@ -293,6 +296,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """It came from an event, not from a scan: it overtakes the backlog."""
     known: bool = False
     """Only with `once`: the journal has exactly this file, but is not done with it."""
+    restless: float = 0.0
+    """Seconds for which it kept changing: it never settled, and is taken all the same. 0: it did settle."""
 
 
 class Changes(Frame, frozen=True, kw_only=True):

@@ -228,7 +228,7 @@ class Worker:
         # Once more: a worker that died by itself may have left something behind.
         survivors = await asyncio.to_thread(process.destroy, self.pid, self.token)
         if not self.died.done():
-            survivors = [*survivors, self.pid]
+            survivors = sorted({*survivors, self.pid})
             self._gone(WorkerDied("stopped", "abandoned: it survives SIGKILL"))
         if survivors:
             log.error("%s worker %d survives SIGKILL: %s is abandoned", self.stage, self.pid, survivors)

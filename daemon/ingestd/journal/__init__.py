@@ -96,20 +96,22 @@ class Journal(Writer):
                     )
                     continue
                 stat = change.stat
-                db.execute(
+                (id,) = db.execute(
                     "INSERT INTO documents(source, path, device, inode, size, mtime_ns, ctime_ns, state, fresh, batch)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?, ?)"
                     " ON CONFLICT DO UPDATE SET device = excluded.device, inode = excluded.inode,"
                     " size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
                     " fresh = excluded.fresh, batch = coalesce(excluded.batch, batch), gone = 0,"
-                    " version = version + 1, retry_at = 0, attempts = 0, interruptions = 0, alone = 0, pool = '',"
-                    " reason = NULL, detail = NULL,"
-                    " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END",
+                    " version = version + 1, retry_at = 0, attempts = CASE WHEN ? THEN attempts ELSE 0 END,"
+                    " interruptions = 0, alone = 0, pool = '', reason = NULL, detail = NULL,"
+                    " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END RETURNING id",
                     (
                         *key, stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns,
-                        change.fresh, batch,
+                        change.fresh, batch, bool(change.restless),
                     ),
-                )  # fmt: skip
+                ).fetchone()  # fmt: skip
+                if change.restless:  # its attempts count on, since it may change during each of them
+                    note(db, id, f"taken although it kept changing for {change.restless:.0f} s")
             return joined
 
         return await self.run(call)

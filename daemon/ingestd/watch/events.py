@@ -88,6 +88,10 @@ class Events:
             except WatchLimitError as error:
                 self._give_up(error)
 
+    def mounted(self) -> None:
+        """Some mount came or went, or is another one now."""
+        self._modes.forget(tests=True)
+
     def end(self, prefix: bytes, generation: int) -> None:
         """A scan has met everything below `prefix`: what it did not meet needs no watch."""
         if self.observer is not None:

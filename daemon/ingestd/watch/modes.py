@@ -31,9 +31,11 @@ class Modes:
         self._devices: dict[int, bool] = {}
         self._tested: dict[tuple[int, str], bool] = {}
 
-    def forget(self) -> None:
-        """Another file system may have a device's number by now."""
+    def forget(self, *, tests: bool = False) -> None:
+        """Another file system may have a device's number by now. `tests`: it may even be of the same type."""
         self._devices.clear()
+        if tests:
+            self._tested.clear()
 
     def sends(self, descriptor: int, device: int, test: Callable[[], bool | None]) -> bool:
         """Whether all changes in an open directory cause events. `test` finds out where its type does not say so (None:

@@ -148,7 +148,7 @@ class Observer(WatchCallback):
     def hears(self, prefix: bytes, descriptor: int, key: tuple[int, int]) -> bool:
         """Whether a change in the open directory causes an event: a file is made there, and removed again.
 
-        The directory stays watched. Raises `WatchLimitError`.
+        Raises `WatchLimitError`.
         """
         self.add(prefix, descriptor, key)
         self._heard.clear()
@@ -163,6 +163,12 @@ class Observer(WatchCallback):
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(SELF_TEST, dir_fd=descriptor)
+            with self._lock:
+                watch = self._watches.get(key)
+                if watch is not None:
+                    self._forget(watch)
+            if watch is not None:
+                self._reader.remove_callbacks([(watch, _ID)])
 
     def sweep(self, prefix: bytes, generation: int) -> None:
         """End the watches below `prefix` on directories that were not met there since `begin` gave `generation`."""

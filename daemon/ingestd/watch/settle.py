@@ -37,6 +37,8 @@ class Waiting:
     """It was not taken within the settle time before."""
     closed: float | None = None
     """When its writer closed it or moved it here, with nothing written since."""
+    restless: bool = False
+    """It has not been unchanged for the settle time when `max_settle` is over."""
     due: float = float("-inf")
     turn: int = 0
     """Of its entry in the heap that counts; an older one is stale, though its time may be the same."""
@@ -128,7 +130,9 @@ class Settle:
             due = waiting.changed + self.settle
             if waiting.closed is not None:
                 due = min(due, waiting.closed + CLOSED_WAIT)
-        due = min(due, waiting.first + self.max_settle)
+        last = waiting.first + self.max_settle
+        waiting.restless = waiting.stat is not None and due > last
+        due = min(due, last)
         if due != waiting.due:
             self._turns += 1
             waiting.due = due

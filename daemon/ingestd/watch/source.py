@@ -42,6 +42,8 @@ POLL: Final = 5.0
 """Seconds between scans where there are no events, and until a failed scan is tried again."""
 WAITING: Final = 20_000
 """Waiting paths beyond which a scan pauses."""
+NAME_LENGTH: Final = 1000
+"""Characters of a path in a message."""
 LOOKS: Final = 256
 """Due paths looked at together."""
 
@@ -145,6 +147,7 @@ class Source:
         if mounts != self._mounts and not self.frame.once:
             self._mounts = mounts
             self._volumes.forget()
+            self._events.mounted()
             self.rescan()
 
     def taken(self, serial: int) -> None:
@@ -365,7 +368,7 @@ class Source:
             paths = self._settle.due(now, LOOKS)
             if not paths:
                 return
-            ready: list[tuple[bytes, Stat | None, bool]] = []
+            ready: list[tuple[bytes, Stat | None, bool, float]] = []
             for path in paths:
                 try:
                     stat = self._look(path)
@@ -375,9 +378,9 @@ class Source:
                     continue
                 waiting = self._settle.check(path, stat, now)
                 if waiting is not None:
-                    ready.append((path, stat, waiting.fresh))
-            rows = self._journal.find(self.frame.source, [path for path, _, _ in ready])
-            for path, stat, fresh in ready:
+                    ready.append((path, stat, waiting.fresh, now - waiting.first if waiting.restless else 0.0))
+            rows = self._journal.find(self.frame.source, [path for path, *_ in ready])
+            for path, stat, fresh, restless in ready:
                 row = rows.get(path)
                 if self._agrees(path, stat, row):
                     self._outbox.withdraw(path)
@@ -387,7 +390,7 @@ class Source:
                     if doubt is not None:
                         self._note(*doubt)
                         continue
-                self._outbox.put(Change(path=path, stat=stat, fresh=fresh))
+                self._outbox.put(Change(path=path, stat=stat, fresh=fresh, restless=restless))
 
     def _look(self, path: bytes) -> Stat | None:
         """The document as it is now; None: there is none. Raises `OSError` where that cannot be told."""
@@ -417,7 +420,8 @@ class Source:
     # --- telling ----------------------------------------------------------------------------------------------
 
     def _name(self, path: bytes = b"") -> str:
-        return display(self._tree.root + path if path else self.frame.root)
+        name = display(self._tree.root + path if path else self.frame.root)
+        return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}...{name[-NAME_LENGTH // 2 :]}"
 
     def _failed(self, path: bytes, error: OSError) -> None:
         self._troubles.failures += 1

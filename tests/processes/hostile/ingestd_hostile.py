@@ -81,6 +81,19 @@ class HostileLoader:
             time.sleep(0.1)
             yield Element(f"step {number}")
 
+    def while_it_changes(self, file: File, text: str) -> Iterator[Element]:
+        """Done only when the file was written since."""
+        before = file.path.stat().st_mtime_ns
+        while file.path.stat().st_mtime_ns == before:
+            time.sleep(0.01)
+            yield Element("")
+        yield Element(text)
+
+    def fail_while_it_changes(self, file: File, text: str) -> Iterator[Element]:
+        """Half of a new version is read as half of the old one."""
+        yield from self.while_it_changes(file, text)
+        raise ValueError("it makes no sense")
+
     # --- memory and output ------------------------------------------------------------------------------------
 
     def eat_memory(self, file: File, text: str) -> Iterator[Element]:
