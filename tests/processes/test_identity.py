@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +36,11 @@ class Folders:
         self.loaded = 0
         """Files that were parsed."""
 
-    def config(self, **tables: dict[str, object]) -> Path:
+    def config(self, docs: dict[str, Any] | None = None, **tables: dict[str, Any]) -> Path:
+        """`docs`: more keys of the first source."""
         config = write_config(self.state, None, **tables)
-        for name, folder in self.sources.items():
-            add_source(config, name, folder)
+        add_source(config, "docs", self.docs, **docs or {})
+        add_source(config, "more", self.more)
         return config
 
     def count(self, daemon: Daemon) -> None:
@@ -269,6 +272,69 @@ def test_a_device_number_alone_is_nothing(folders: Folders) -> None:
 
     inside(folders.config(), again, watching=True)
     assert len(contents(folders.state)[0]) == 49
+
+
+CONSTANTS: list[dict[str, Any]] = [
+    {},
+    {"category_id": "birds"},
+    {"category_id": "birds", "category_path": "animals/birds"},
+    {"category_id": "fish", "category_path": "animals/fish", "metadata": {"owner": "Ms Heron", "year": 2026}},
+    {"metadata": {"owner": "Mr Pike"}},
+    {},
+]
+
+
+def test_changed_constants_of_a_source_embed_nothing(folders: Folders) -> None:
+    for number in range(60):
+        (folders.docs / f"{number}.md").write_text(f"text {number}")
+        (folders.more / f"{number}.md").write_text(f"text {number} of more")
+
+    async def life(daemon: Daemon, constants: dict[str, Any], expected: tuple[int, int]) -> None:
+        """Until every document of the first source has these constants, and none of the other one has any."""
+        folders.count(daemon)
+        names = ("category_id", "category_path", "owner", "year")
+        mine = {**dict.fromkeys(names), **constants, **constants.get("metadata", {})}
+        wanted = {("docs", *(mine[name] for name in names)), ("more", None, None, None, None)}
+        deadline = time.monotonic() + 60
+        while True:
+            hits = await daemon.search("text", 500, None, None)
+            told = {(hit["source"], *(hit["metadata"].get(name) for name in names)) for hit in hits}
+            if told == wanted and len(hits) == 120:
+                break
+            assert time.monotonic() < deadline, (told, len(hits))
+            await asyncio.sleep(0.1)
+        assert await folders.cost(daemon) == expected
+
+    for constants in CONSTANTS:
+        folders.texts = folders.loaded = 0
+        expected = FREE if (folders.state / "journal.sqlite").exists() else (120, 120)
+        inside(
+            folders.config(constants), functools.partial(life, constants=constants, expected=expected), watching=True
+        )
+
+
+def test_changed_excludes_apply_to_what_is_indexed(folders: Folders) -> None:
+    (folders.docs / "drafts").mkdir()
+    for number in range(10):
+        (folders.docs / f"{number}.md").write_text(f"text {number}")
+        (folders.docs / "drafts" / f"{number}.md").write_text(f"draft {number}")
+    everything = folders.found()
+
+    async def first(daemon: Daemon) -> None:
+        folders.count(daemon)
+        assert await folders.cost(daemon) == (20, 20)
+
+    inside(folders.config(), first, watching=True)
+    assert len(contents(folders.state)[0]) == len(everything)
+
+    async def excluded(daemon: Daemon) -> None:
+        folders.count(daemon)
+        await until(lambda: len(contents(folders.state)[0]) == 9)
+        assert (folders.loaded, folders.texts) == FREE
+
+    inside(folders.config({"exclude": ["drafts/", "7.md"]}), excluded, watching=True)
+    left = {os.path.relpath(path, folders.docs) for path in contents(folders.state)[0]}
+    assert left == {f"{number}.md" for number in range(10) if number != 7}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from ingestd.types import document_id
 from tests.processes.daemons import RunningDaemon, add_source, contents, left_over, running, write_config
 from tests.processes.storm import Storm, documents
 
-SEED = 5
 RESTS = 5
 """Moments during the storm in which folder and index are compared."""
 PAUSE = 0.016
@@ -48,7 +47,7 @@ class Stormy:
         path = write_config(state, None)
         for name, directory in self.sources.items():
             mode = "poll" if name == "polled" else "inotify"
-            add_source(path, name, directory, mode=mode, max_settle="3s")
+            add_source(path, name, directory, mode=mode, max_settle="3s", hold_deletes=1.0)
         return path
 
     def blow(self, daemon: RunningDaemon, operations: int) -> None:
@@ -64,7 +63,7 @@ class Stormy:
             daemon.kill()
             daemon.start()
         else:
-            chosen = [worker["pid"] for worker in daemon.status()["workers"] if worker["stage"] == "watch"]
+            chosen = [worker["pid"] for worker in daemon.call("status", CALM)["workers"] if worker["stage"] == "watch"]
             if not chosen:  # it is about to be replaced
                 return
             try:
@@ -160,10 +159,8 @@ def run_storm(tmp_path: Path, elsewhere: Path, operations: int, seed: int) -> No
     assert contents(calm) == contents(stormy.state)
 
 
-def test_a_storm(tmp_path: Path, elsewhere: Path, request: pytest.FixtureRequest) -> None:
-    run_storm(
-        tmp_path,
-        elsewhere,
-        request.config.getoption("--operations") or 1500,
-        request.config.getoption("--seed") or SEED,
-    )
+@pytest.mark.timeout(3600)  # `--operations` may ask for many; every wait has a deadline of its own
+@pytest.mark.parametrize(("operations", "seed"), [(1500, 5), pytest.param(5000, 6, marks=pytest.mark.slow)])
+def test_a_storm(tmp_path: Path, elsewhere: Path, request: pytest.FixtureRequest, operations: int, seed: int) -> None:
+    option = request.config.getoption
+    run_storm(tmp_path, elsewhere, option("--operations") or operations, option("--seed") or seed)
