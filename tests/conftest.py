@@ -15,6 +15,8 @@ EXEMPT = "cannot be had:"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=None, metavar="N", help="how many processes the kill test kills")
+    parser.addoption("--operations", type=int, default=None, metavar="N", help="how many operations the storm has")
+    parser.addoption("--seed", type=int, default=None, metavar="N", help="the storm's seed, to see one again")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

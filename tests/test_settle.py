@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ingestd.messages import Stat
 from ingestd.watch.settle import CLOSED_WAIT, GONE_WAIT, Settle
@@ -98,98 +100,183 @@ def test_no_settle_time_takes_at_once() -> None:
     assert sorted(take(machine, 5.0, {b"a": version(1), b"b": None})) == [b"a", b"b"]
 
 
-class Model(RuleBasedStateMachine):
-    """Files are written, closed and deleted; events arrive or are lost; scans see what is there."""
+@dataclass
+class Version:
+    """What a path is from some moment on."""
 
-    SETTLE = 2.0
-    MAX_SETTLE = 11.0
+    stat: Stat | None
+    since: float
+    closed: float | None = None
+    """When its writer closed it, and an event told so."""
+
+
+@dataclass
+class Seen:
+    """What the machine was shown of a path since it entered."""
+
+    first: float
+    calm: bool
+    fresh: bool
+    stat: Stat | None
+    changed: float
+    """When what it was shown last differed from what it had been shown before."""
+
+
+class Model(RuleBasedStateMachine):
+    """Folder, journal and a machine between them, which sees the folder only now and then.
+
+    Files are written, closed and deleted; an event tells of it at once, late, or never; scans see what is there;
+    paths are dropped; a file changes after it was looked at and before it is taken.
+    """
+
+    paths = st.sampled_from([b"a", b"b"])
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = Settle(self.SETTLE, self.MAX_SETTLE)
         self.now = 1000.0
         self.number = 0
-        self.files: dict[bytes, Stat | None] = dict.fromkeys((b"a", b"b", b"c"))
-        self.written: dict[bytes, float] = dict.fromkeys(self.files, 0.0)
-        self.closed: dict[bytes, float] = {}
-        self.first: dict[bytes, float] = {}
-        self.shown: dict[bytes, tuple[Stat | None, float]] = {}
-        self.journal: dict[bytes, Stat | None] = dict.fromkeys(self.files)
+        self.folder = {path: Version(None, 0.0) for path in (b"a", b"b")}
+        self.journal: dict[bytes, Stat | None] = dict.fromkeys(self.folder)
+        self.seen: dict[bytes, Seen] = {}
+        self.taken: dict[bytes, float] = {}
 
-    paths = st.sampled_from([b"a", b"b", b"c"])
+    @initialize(settle=st.sampled_from([0.0, 0.1, 0.3, 2.0]), longest=st.sampled_from([0.0, 1.0, 11.0]))
+    def configure(self, settle: float, longest: float) -> None:
+        self.settle = settle
+        self.max_settle = max(settle, longest)
+        self.machine = Settle(settle, longest)
 
-    def observe(self, path: bytes, *, fresh: bool, closed: bool = False, age: float = 0.0) -> None:
-        if self.files[path] != self.journal[path] or path in self.machine:
-            self.machine.observe(path, self.files[path], self.now, fresh=fresh, closed=closed, age=age)
-            self.first.setdefault(path, self.now)
-            self.show(path)
-
-    def show(self, path: bytes) -> None:
-        """The machine sees the file: when it last saw it change."""
-        if path not in self.shown or self.shown[path][0] != self.files[path]:
-            self.shown[path] = (self.files[path], self.now)
+    # --- what happens to the folder ---------------------------------------------------------------------------
 
     @rule(path=paths, told=st.booleans(), close=st.booleans())
     def write(self, path: bytes, told: bool, close: bool) -> None:
         self.number += 1
-        self.files[path] = version(self.number)
-        self.written[path] = self.now
+        self.folder[path] = Version(version(self.number), self.now)
         if told:
-            if close:
-                self.closed[path] = self.now
-            self.observe(path, fresh=True, closed=close)
+            self.event(path, close)
 
     @rule(path=paths, told=st.booleans())
     def delete(self, path: bytes, told: bool) -> None:
-        self.files[path] = None
-        self.written[path] = self.now
+        if self.folder[path].stat is not None:
+            self.folder[path] = Version(None, self.now)
         if told:
-            self.observe(path, fresh=True)
+            self.event(path, False)
+
+    @rule(path=paths, close=st.booleans())
+    def event(self, path: bytes, close: bool) -> None:
+        """A late one, or one that tells of nothing new; a close without a change is one as well."""
+        found = self.folder[path]
+        if close and found.stat is not None:
+            found.closed = self.now
+        self.show(path, found, fresh=True, closed=close)
+
+    @rule(path=paths, seconds=st.sampled_from([0.05, 0.2, 0.3]), goes_on=st.booleans())
+    def save(self, path: bytes, seconds: float, goes_on: bool) -> None:
+        """Written and closed, as a log is line by line; its writer may go on after the close."""
+        self.write(path, True, True)
+        self.wait(seconds)
+        if goes_on:
+            self.write(path, True, False)
+
+    # --- what the source does ---------------------------------------------------------------------------------
+
+    def show(self, path: bytes, found: Version, *, fresh: bool, closed: bool = False, age: float = 0.0) -> None:
+        """As `Source` does: what waits is always shown, anything else only where it differs from the journal."""
+        if path not in self.machine and found.stat == self.journal[path]:
+            return
+        self.machine.observe(path, found.stat, self.now, fresh=fresh, closed=closed, age=age)
+        seen = self.seen.get(path)
+        if seen is None:
+            calm = self.now - self.taken.get(path, -1e9) >= self.settle
+            self.seen[path] = Seen(self.now, calm, fresh, found.stat, self.now)
+            return
+        seen.fresh = seen.fresh or fresh
+        if seen.stat != found.stat:
+            seen.stat, seen.changed = found.stat, self.now
 
     @rule()
     def scan(self) -> None:
-        for path in self.files:
+        for path, found in self.folder.items():
             if path not in self.machine:
-                age = self.now - self.written[path] if self.files[path] is not None else 0.0
-                self.observe(path, fresh=False, age=age)
+                age = self.now - found.since if found.stat is not None else 0.0
+                self.show(path, found, fresh=False, age=age)
 
-    @rule(seconds=st.sampled_from([0.05, 0.2, 0.5, 1.0, 2.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(path=paths)
+    def drop(self, path: bytes) -> None:
+        """It could not be looked at."""
+        self.machine.drop(path)
+        self.seen.pop(path, None)
+
+    @rule(
+        seconds=st.sampled_from([0.0, 0.05, 0.2, 0.5, 1.0, 2.0]),
+        limit=st.sampled_from([1, 100]),
+        meanwhile=st.none() | paths,
+        told=st.booleans(),
+    )
+    def wait(self, seconds: float, limit: int = 100, meanwhile: bytes | None = None, told: bool = True) -> None:
+        """Time passes, then due paths are looked at; the file `meanwhile` changes just after the look."""
         self.now += seconds
-        for path in self.machine.due(self.now, 100):
-            since = self.first[path]
-            self.show(path)
-            waiting = self.machine.check(path, self.files[path], self.now)
-            if waiting is None:
-                continue
-            unchanged = self.now - self.written[path]
-            closed = self.closed.get(path, -1.0) >= self.written[path]
-            if self.files[path] is None:
-                # A file that came and went unseen cannot be told from one that stayed away.
-                assert self.now - self.shown[path][1] >= GONE_WAIT - 1e-6 or self.now - since >= self.MAX_SETTLE
-            elif closed:
-                assert unchanged >= CLOSED_WAIT - 1e-6 or self.now - since >= self.MAX_SETTLE
-            else:
-                assert unchanged >= self.SETTLE - 1e-6 or self.now - since >= self.MAX_SETTLE
-            self.journal[path] = self.files[path]
-            del self.first[path], self.shown[path]
+        while due := self.machine.due(self.now, limit):
+            assert len(set(due)) == len(due) <= limit
+            looked = {path: self.folder[path] for path in due}
+            if meanwhile in looked:
+                self.write(meanwhile, False, False)
+            for path, found in looked.items():
+                self.check(path, found)
+            if meanwhile in looked and told:
+                self.event(meanwhile, False)  # handled when the look is over
+            meanwhile = None
 
-    @precondition(lambda self: len(self.machine) > 0)
+    def check(self, path: bytes, found: Version) -> None:
+        seen = self.seen[path]
+        if seen.stat != found.stat:
+            seen.stat, seen.changed = found.stat, self.now
+        waiting = self.machine.check(path, found.stat, self.now)
+        if waiting is None:
+            assert path in self.machine
+            return
+        assert (waiting.stat, waiting.fresh) == (found.stat, seen.fresh)
+        assert self.unchanged(found, seen) or self.now - seen.first >= self.max_settle - 1e-6
+        self.journal[path] = found.stat
+        self.taken[path] = self.now
+        del self.seen[path]
+
+    def unchanged(self, found: Version, seen: Seen) -> bool:
+        """Whether it may be taken, by the folder's own account of what happened."""
+        if found.stat is None:
+            # A file that came and went unseen cannot be told from one that stayed away.
+            return self.now - seen.changed >= min(self.settle, GONE_WAIT) - 1e-6
+        closed = seen.calm and found.closed is not None and self.now - found.closed >= CLOSED_WAIT - 1e-6
+        return closed or self.now - found.since >= self.settle - 1e-6
+
+    # --- what always holds ------------------------------------------------------------------------------------
+
     @rule()
     def calm(self) -> None:
-        """Without further changes, all that waits is taken, as it is, in twice the settle time."""
+        """Without further changes a scan is enough: soon the journal has all that the folder has, once each."""
+        self.scan()
         for _ in range(3):
-            self.wait(self.SETTLE)
+            self.wait(max(self.settle, CLOSED_WAIT))
+        assert len(self.machine) == 0
+        assert self.journal == {path: found.stat for path, found in self.folder.items()}
+        self.scan()
         assert len(self.machine) == 0
 
     @invariant()
-    def nothing_is_forgotten(self) -> None:
-        assert len(self.machine) == len(self.first)
+    def what_waits_is_taken_in_time(self) -> None:
+        """The machine knows just the paths that were shown to it, and when the next of them is due."""
+        assert {path for path in self.folder if path in self.machine} == self.seen.keys()
+        assert len(self.machine) == len(self.seen)
         due = self.machine.next()
-        assert (due is None) == (len(self.machine) == 0)
+        assert (due is None) == (not self.seen)
         if due is not None:
-            assert due <= min(self.first.values()) + self.MAX_SETTLE
+            assert due <= min(seen.first for seen in self.seen.values()) + self.max_settle
+            assert due <= min(seen.changed for seen in self.seen.values()) + self.settle
+
+    def teardown(self) -> None:
+        if hasattr(self, "machine"):
+            self.calm()
 
 
-Model.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Model.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 test_model = Model.TestCase

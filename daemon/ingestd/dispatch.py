@@ -344,7 +344,7 @@ class Dispatcher:
             await self._settle(attempt, "quarantined", "same content as a quarantined file",
                                reason=verdict.reason, detail=verdict.detail)  # fmt: skip
         else:
-            if row.indexed_digest is not None:
+            if row.digest is not None:  # the index may have an older version, though the journal never came to say so
                 await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))
                 await self.journal.forget(row)
             await self._settle(attempt, "skipped", "no loader", reason=f"no loader for {identified.media_type}")
@@ -399,8 +399,7 @@ class Dispatcher:
                 self.unknown_language += 1
             self._outcome(attempt, ended, loaded.partial, written.chunks)
         except PoisonError as error:
-            await self._settle(attempt, "quarantined", f"cannot be encoded: {error.message}",
-                               reason=f"cannot be encoded: {error.message}")  # fmt: skip
+            await self._refused(attempt, f"cannot be encoded: {error.message}")
         finally:
             self._bytes -= loaded.size
             self._tokens -= loaded.tokens
@@ -422,7 +421,7 @@ class Dispatcher:
             case "unreadable":
                 await self._settle(attempt, "failed", reason, reason=reason, retry_in=UNREADABLE_RETRY)
             case "file":
-                await self._settle(attempt, "quarantined", reason, reason=reason)
+                await self._refused(attempt, reason)
             case "memory":
                 await self._strike(attempt, f"memory limit: {reason}", failed.detail)
             case _:
@@ -468,6 +467,12 @@ class Dispatcher:
             self._outcome(attempt, ended, reason, 0)
         self.wake()
         return True
+
+    async def _refused(self, attempt: Attempt, reason: str) -> None:
+        """The content is at fault for good, wherever it lies."""
+        if attempt.digest is not None:
+            await self.journal.strike(attempt.row, attempt.digest, attempt.tag, reason, "", 1)
+        await self._settle(attempt, "quarantined", reason, reason=reason)
 
     async def _strike(self, attempt: Attempt, reason: str, detail: str) -> None:
         limit = attempt.limits.max_strikes

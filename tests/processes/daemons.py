@@ -44,6 +44,19 @@ def write_config(state: Path, source: Path | None, **tables: dict[str, Any]) -> 
     return path
 
 
+def add_source(config: Path, name: str, directory: Path, **keys: Any) -> None:
+    """One more watched directory, with short waits unless `keys` say otherwise."""
+    chosen = {"name": name, "directory": str(directory), "settle": "200ms", "rescan": "2s", **keys}
+    with config.open("a") as file:
+        file.write("[[watch]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in chosen.items()))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
+
+
 def environment(*, hostile: bool = False) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if not name.startswith("INGESTD_")}
     if hostile:

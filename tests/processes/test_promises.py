@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -244,6 +246,38 @@ def test_a_copy_of_what_the_index_has_lost(tmp_path: Path) -> None:
     assert inside(config, body)["indexed"] >= 1
     inside(config, body)
     assert {os.path.basename(path) for path in contents(state)[0]} == {"a.md", "copy.md"}
+
+
+def test_what_the_index_committed_and_the_journal_never_learnt(tmp_path: Path) -> None:
+    """Killed between the two commits; then the file becomes one that no loader takes, or goes."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("picture.txt", "gone.txt", "kept.txt"):
+        (folder / name).write_text(f"the text of {name}")
+    state = tmp_path / "state"
+    config = write_config(state, None)
+
+    async def body(daemon: Daemon) -> dict[str, Any]:
+        return await asyncio.wait_for(take_in(daemon, folder), 60)
+
+    assert inside(config, body)["indexed"] == 3
+    with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as db, db:
+        db.execute("UPDATE documents SET state = 'running', indexed_digest = NULL, indexed_loader = NULL, chunks = 0")
+        db.execute("DELETE FROM hashes")
+    (folder / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n and so on")
+    (folder / "gone.txt").unlink()
+    assert inside(config, body)["skipped"] == 1
+
+    async def until_gone(daemon: Daemon) -> None:
+        deadline = time.monotonic() + 60
+        while len(contents(state)[0]) > 1:
+            assert time.monotonic() < deadline, contents(state)
+            await asyncio.sleep(0.2)
+
+    inside(config, until_gone)
+    documents, chunks = contents(state)
+    assert [os.path.basename(path) for path in documents] == ["kept.txt"]
+    assert len(chunks) == 1
 
 
 def test_a_full_disk_pauses_and_resumes(tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""The index follows the folder, whatever happens to both: a storm of operations, with kills in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingestd.types import document_id
+from tests.processes.daemons import RunningDaemon, add_source, contents, left_over, running, write_config
+from tests.processes.storm import Storm, documents
+
+RESTS = 5
+"""Moments during the storm in which folder and index are compared."""
+PAUSE = 0.016
+"""Seconds between two operations, on average."""
+STEADY = 2.5
+"""Seconds that index and folder stay equal once they are: longer than a rescan interval."""
+CALM = 120.0
+"""Seconds until they are equal, at the most."""
+KILLS = {"watch": 130, "supervisor": 420}
+"""Operations between two kills, on average."""
+
+
+class Stormy:
+    """A daemon with three sources, two of them on one file system: events, events on another one, polling."""
+
+    def __init__(self, tmp_path: Path, elsewhere: Path, seed: int) -> None:
+        self.sources = {"docs": tmp_path / "docs", "polled": tmp_path / "polled", "elsewhere": elsewhere}
+        self.state = tmp_path / "state"
+        outside = tmp_path / "outside"
+        for folder in (*self.sources.values(), outside):
+            folder.mkdir(exist_ok=True)
+        self.storm = Storm(seed, list(self.sources.values()), outside)
+        self.dice = random.Random(seed + 1)
+        self.kills: Counter[str] = Counter()
+
+    def config(self, state: Path) -> Path:
+        path = write_config(state, None)
+        for name, directory in self.sources.items():
+            mode = "poll" if name == "polled" else "inotify"
+            add_source(path, name, directory, mode=mode, max_settle="3s", hold_deletes=1.0)
+        return path
+
+    def blow(self, daemon: RunningDaemon, operations: int) -> None:
+        for _ in range(operations):
+            self.storm.step()
+            time.sleep(self.dice.random() * 2 * PAUSE)
+            for role, between in KILLS.items():
+                if self.dice.random() < 1 / between:
+                    self.kill(daemon, role)
+
+    def kill(self, daemon: RunningDaemon, role: str) -> None:
+        if role == "supervisor":
+            daemon.kill()
+            daemon.start()
+        else:
+            chosen = [worker["pid"] for worker in daemon.call("status", CALM)["workers"] if worker["stage"] == "watch"]
+            if not chosen:  # it is about to be replaced
+                return
+            try:
+                os.kill(self.dice.choice(chosen), signal.SIGKILL)
+            except ProcessLookupError:
+                return
+        self.kills[role] += 1
+
+    def differences(self) -> dict[str, tuple[str | None, str | None]]:
+        """Path to the digest that the folder has, and the one that the index has; None: nothing there."""
+        wanted, _ = documents(self.storm.roots)
+        found = {path: digest for path, (_, digest, _) in contents(self.state)[0].items()}
+        paths = sorted(wanted.keys() | found.keys())
+        return {path: (wanted.get(path), found.get(path)) for path in paths if wanted.get(path) != found.get(path)}
+
+    def rest(self, daemon: RunningDaemon) -> None:
+        """Nothing more is done to the folders: soon the index equals them, and stays so."""
+        deadline = time.monotonic() + CALM
+        equal_since: float | None = None
+        while equal_since is None or time.monotonic() - equal_since < STEADY:
+            status = daemon.wait(CALM)
+            files = status["files"]
+            trouble = files["failed"] + files["quarantined"] + files["partial"] + files["held"]
+            if trouble or self.differences() or files["skipped"] != len(documents(self.storm.roots)[1]):
+                equal_since = None
+                if time.monotonic() > deadline:
+                    raise AssertionError(self.report(daemon))
+                time.sleep(0.2)
+            elif equal_since is None:
+                equal_since = time.monotonic()
+        wanted, _ = documents(self.storm.roots)
+        found, chunks = contents(self.state)
+        assert len(set(chunks)) == len(chunks) == status["chunks"]
+        assert status["files"]["indexed"] == len(found) == len(wanted)
+        for name, folder in self.sources.items():
+            inside = {path for path in wanted if Path(path).is_relative_to(folder)}
+            for path in inside:
+                assert found[path][0] == document_id(name, os.fsencode(os.path.relpath(path, folder)))
+
+    def report(self, daemon: RunningDaemon) -> str:
+        """What differs, what the daemon knows of it, and what was done there."""
+        lines = [f"seed {self.storm.seed}, after {sum(self.storm.done.values())} operations: {daemon.status()}"]
+        troubles = [trouble["path"] for trouble in daemon.call("failures")["failures"]]
+        differences = self.differences()
+        for path in [*differences, *troubles][:10]:
+            wanted, found = differences.get(path, ("", ""))
+            lines.append(f"{path}: folder {wanted}, index {found}")
+            try:
+                told = daemon.call("why", path=os.fsencode(path))
+                lines.append(f"    {told['state']}, {told['reason']}, attempts {told['attempts']}")
+                lines += [f"    {line['at']:.3f} {line['event']}" for line in told["history"]]
+            except Exception as error:
+                lines.append(f"    {error}")
+            lines += [f"    done: {line}" for line in self.storm.about(path)]
+        return "\n".join([*lines, daemon.tail()])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than the test's own, where there is one."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        yield tmp_path / "elsewhere"
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ingestd-storm-", dir=memory))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run_storm(tmp_path: Path, elsewhere: Path, operations: int, seed: int) -> None:
+    stormy = Stormy(tmp_path, elsewhere, seed)
+    began = time.monotonic()
+    try:
+        with running(stormy.config(stormy.state), stormy.state) as daemon:
+            for number in range(RESTS + 1):
+                stormy.blow(daemon, operations * (number + 1) // (RESTS + 1) - sum(stormy.storm.done.values()))
+                blown = time.monotonic()
+                stormy.rest(daemon)
+                print(f"{sum(stormy.storm.done.values())} operations: equal after {time.monotonic() - blown:.1f} s")
+            files = len(stormy.storm.files())
+            assert daemon.stop() == 0
+    finally:
+        stormy.storm.close()
+        print(f"seed {seed}, {time.monotonic() - began:.0f} s: {dict(stormy.storm.done.most_common())}")
+        print(f"killed: {dict(stormy.kills)}")
+    assert files
+    assert all(stormy.kills[role] for role in KILLS)
+    assert not left_over(stormy.state)
+
+    calm = tmp_path / "calm"
+    with running(stormy.config(calm), calm) as daemon:
+        daemon.wait(CALM)
+    assert contents(calm) == contents(stormy.state)
+
+
+@pytest.mark.timeout(3600)  # `--operations` may ask for many; every wait has a deadline of its own
+@pytest.mark.parametrize(("operations", "seed"), [(1500, 5), pytest.param(5000, 6, marks=pytest.mark.slow)])
+def test_a_storm(tmp_path: Path, elsewhere: Path, request: pytest.FixtureRequest, operations: int, seed: int) -> None:
+    option = request.config.getoption
+    run_storm(tmp_path, elsewhere, option("--operations") or operations, option("--seed") or seed)
