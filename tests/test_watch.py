@@ -9,7 +9,6 @@ import os
 import random
 import select
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -43,7 +42,8 @@ from ingestd.messages import (
 from ingestd.paths import open_long
 from ingestd.watch.modes import LOCAL_TYPES
 from ingestd.watch.mounts import mount_of
-from ingestd.watch.scan import JournalReader, Rules
+from ingestd.watch.rules import Rules
+from ingestd.watch.scan import JournalReader, UnreadableError
 from tests.test_paths import deep, put
 
 T = TypeVar("T")
@@ -800,13 +800,14 @@ def test_rules_follow_gitignore() -> None:
 def test_reads_of_the_journal_are_in_order_and_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingestd.watch.scan.PAGE", 2)
     reader = JournalReader(tmp_path / "journal.sqlite")
-    assert reader.page("docs", b"", b"\xff", states=True) == []
+    assert reader.page("docs", b"", b"\xff", states=True) == ([], [])
     db = journal.connect(tmp_path / "journal.sqlite")
     paths = [b"a", b"a-/x", b"a/b", b"a/c", b"a0", b"\xff"]
     db.executemany("INSERT INTO documents(source, path, state) VALUES ('docs', ?, 'queued')", [(p,) for p in paths])
-    page = reader.page("docs", b"a/", b"a0", states=True)
+    page, states = reader.page("docs", b"a/", b"a0", states=True)
     assert [row[0] for row in page] == [b"a/b", b"a/c"]
-    assert page[0][-1] == "queued"
+    assert states == ["queued", "queued"]
+    assert reader.page("docs", b"a/", b"a0", states=False) == (page, [])
     assert set(reader.find("docs", [b"a", b"nothing", *[b"%d" % n for n in range(250)], b"a0"])) == {b"a", b"a0"}
     db.execute("BEGIN IMMEDIATE")  # a writer is at work, and reads go on
     db.execute("DELETE FROM documents")
@@ -820,6 +821,6 @@ def test_reads_of_the_journal_are_in_order_and_short(tmp_path: Path, monkeypatch
 def test_a_bad_query_is_an_error_and_no_empty_journal(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_text("no database at all" * 100)
     reader = JournalReader(tmp_path / "journal.sqlite")
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(UnreadableError):
         reader.find("docs", [b"a"])
     reader.close()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ingestd.messages import WatchSource
 from ingestd.types import display
-from ingestd.watch.scan import Rules, Scan
+from ingestd.watch.rules import Rules
+from ingestd.watch.scan import Scan
 from ingestd.watch.tree import Tree
 
 

@@ -11,20 +11,20 @@ import functools
 import itertools
 import operator
 import os
-import sqlite3
 import stat as modes
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
-from pathspec import GitIgnoreSpec
+import apsw
 
 from ingestd import worker
+from ingestd.errors import IngestdError
 from ingestd.messages import Stat
-from ingestd.watch.observe import SELF_TEST
+from ingestd.watch.rules import Rules
 from ingestd.watch.tree import Tree
 
 PAGE: Final = 2000
@@ -39,10 +39,15 @@ UNFINISHED: Final = frozenset({"queued", "running", "failed"})
 """States that a batch waits for."""
 
 
-Row = tuple[bytes, int | None, int | None, int | None, int | None, int | None, int, str | None]
-"""path, inode, size, mtime_ns, ctime_ns, volume, gone, state: plain tuples, since a scan reads one for each file."""
-_COLUMNS: Final = "path, inode, size, mtime_ns, ctime_ns, device, gone"
-_END_ROW: Final[Row] = (END, None, None, None, None, None, 1, None)
+Entry = tuple[bytes, int, int, int, int, int]
+"""path, inode, size, mtime_ns, ctime_ns, volume: of a file as well as of a row of the journal, so that a directory is
+compared with its rows by one comparison of two lists. A plain tuple, since a scan makes two for each file."""
+_ENTRY: Final = "path, inode, size, mtime_ns, ctime_ns, device"
+_UNSEEN: Final = (0, -1, 0, 0, 0)
+"""In place of a stat, of directories and of what could not be looked at: no file has such a size."""
+_END_ROW: Final[Entry] = (END, *_UNSEEN)
+Row = tuple[bytes, int, int, int, int, int, int, str]
+"""The same of a row, with its `gone` and `state`."""
 _FIND: Final = 100
 _ENCODING: Final = sys.getfilesystemencoding()
 _ERRORS: Final = sys.getfilesystemencodeerrors()
@@ -59,28 +64,38 @@ def same(row: Row, stat: Stat) -> bool:
     return (inode, size, mtime_ns, ctime_ns) == (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns) and not gone
 
 
+def _stat(entry: Entry) -> Stat:
+    _, inode, size, mtime_ns, ctime_ns, volume = entry
+    return Stat(volume, inode, size, mtime_ns, ctime_ns)
+
+
+class UnreadableError(IngestdError):
+    """The journal is there, but cannot be read."""
+
+
 class JournalReader:
     """Short reads of the journal, never a long transaction. A journal that does not exist yet is empty.
 
-    Every method raises `sqlite3.Error` where the journal is there but cannot be read.
+    Through apsw, which takes half the time of `sqlite3` for a row. Every method raises `UnreadableError`.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
         self.directory = os.fsencode(self._path.parent)
         self._inode: int | None = None
-        self._db: sqlite3.Connection | None = None
+        self._db: apsw.Connection | None = None
 
-    def page(self, source: str, after: bytes, before: bytes, *, states: bool) -> list[Row]:
-        """The next rows with `after < path < before`, in order; an empty list at the end.
+    def page(self, source: str, after: bytes, before: bytes, *, states: bool) -> tuple[list[Entry], list[str]]:
+        """The next rows with `after < path < before` that are not gone, in order; an empty list at the end.
 
-        Without `states` each state is None: making the text is a fifth of the cost.
+        With `states` also the state of each: making the texts takes a fifth of the time.
         """
-        return self._read(
-            f"SELECT {_COLUMNS}, {'state' if states else 'NULL'} FROM documents"
-            f" WHERE source = ? AND path > ? AND path < ? AND member = '' ORDER BY path LIMIT {PAGE}",
+        found = self._read(
+            f"SELECT {_ENTRY}{', state' if states else ''} FROM documents"
+            f" WHERE source = ? AND path > ? AND path < ? AND member = '' AND gone = 0 ORDER BY path LIMIT {PAGE}",
             (source, after, before),
         )
+        return ([row[:-1] for row in found], [row[-1] for row in found]) if states else (found, [])
 
     def find(self, source: str, paths: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows of these paths."""
@@ -89,7 +104,7 @@ class JournalReader:
             part = paths[start : start + _FIND]
             marks = ", ".join("?" * len(part))
             rows = self._read(
-                f"SELECT {_COLUMNS}, state FROM documents WHERE source = ? AND member = '' AND path IN ({marks})",
+                f"SELECT {_ENTRY}, gone, state FROM documents WHERE source = ? AND member = '' AND path IN ({marks})",
                 (source, *part),
             )
             found.update((row[0], row) for row in rows)
@@ -100,84 +115,82 @@ class JournalReader:
             self._db.close()
             self._db = None
 
-    def _read(self, query: str, values: Sequence[object]) -> list[Row]:
+    def _read(self, query: str, values: Sequence[object]) -> list[Any]:
         worker.step("")  # it is no watched file system that answers late here
-        db = self._connection()
-        if db is None:
-            return []
         try:
-            return db.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
+            db = self._connection()
+            return db.execute(query, values).fetchall() if db is not None else []
+        except OSError as error:
+            raise UnreadableError(f"{self._path}: {error.strerror}") from error
+        except apsw.Error as error:
             if "no such table" in str(error):  # it is being made
                 return []
-            raise
+            raise UnreadableError(str(error)) from error
 
-    def _connection(self) -> sqlite3.Connection | None:
+    def _connection(self) -> apsw.Connection | None:
         try:
             inode = self._path.stat().st_ino
         except FileNotFoundError:
             self.close()
             return None
-        except OSError as error:
-            raise sqlite3.OperationalError(f"{self._path}: {error.strerror}") from error
         if self._db is not None and inode != self._inode:  # it was made anew
             self.close()
         if self._db is None:
-            self._db = sqlite3.connect(
+            self._db = apsw.Connection(
                 f"file:{quote(os.fsencode(self._path))}?mode=ro",
-                uri=True,
-                timeout=10.0,
-                isolation_level=None,
-                check_same_thread=False,
+                flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
             )
+            self._db.set_busy_timeout(10_000)
             self._inode = inode
         return self._db
 
 
-class Rules:
-    """Which paths of a source are its documents. Paths are relative to the source.
+class _Rows:
+    """The journal's rows below a prefix, in order, read page by page; `_END_ROW` after the last."""
 
-    `include` and `exclude` are gitignore lines. An excluded directory hides all that is below it, also from
-    lines that would take some of it in again. `hidden`: a directory that is never looked into, with its slash.
-    """
+    def __init__(self, read: Callable[[bytes], tuple[list[Entry], list[str]]], prefix: bytes) -> None:
+        """`read`: the page after a path."""
+        self._read = read
+        self._after = prefix
+        self._more = True
+        self._rows: list[Entry] = []
+        self._states: list[str] = []
+        self._at = 0
+        self.row = _END_ROW
+        """The next one."""
+        self.skip(0)
 
-    def __init__(
-        self, include: Sequence[str], exclude: Sequence[str], *, recursive: bool, hidden: bytes | None = None
-    ) -> None:
-        self._include = GitIgnoreSpec.from_lines(include) if include else None
-        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
-        self._recursive = recursive
-        self._hidden = hidden
-        self._parents = functools.lru_cache(maxsize=4096)(self._reachable)
+    @property
+    def state(self) -> str:
+        """Of the next one; only where states are read."""
+        return self._states[self._at]
 
-    def directory(self, prefix: bytes) -> bool:
-        """`prefix` ends with a slash, or is empty for the source itself: is anything below it a document?"""
-        return not prefix or self._parents(prefix)
+    def ahead(self, count: int) -> list[Entry]:
+        """The next so many rows, fewer at the end."""
+        while self._more and len(self._rows) - self._at < count:
+            self._fill()
+        return self._rows[self._at : self._at + count]
 
-    def file(self, path: bytes) -> bool:
-        parent = path[: path.rfind(b"/") + 1]
-        return (not parent or self._parents(parent)) and self.name(path)
+    def states(self, count: int) -> list[str]:
+        """Of the rows of the last `ahead`."""
+        return self._states[self._at : self._at + count]
 
-    def name(self, path: bytes) -> bool:
-        """The same for a file in a directory that is known to be looked into."""
-        name = os.fsdecode(path)
-        if path[path.rfind(b"/") + 1 :] == SELF_TEST:
-            return False
-        if self._exclude is not None and self._exclude.match_file(name):
-            return False
-        return self._include is None or self._include.match_file(name)
+    def skip(self, count: int = 1) -> Entry:
+        """Go on. Gives the next row."""
+        self._at += count
+        if self._more and self._at >= len(self._rows):
+            self._fill()
+        self.row = self._rows[self._at] if self._at < len(self._rows) else _END_ROW
+        return self.row
 
-    def _reachable(self, prefix: bytes) -> bool:
-        if not self._recursive or prefix == self._hidden:
-            return False
-        parent = prefix[: prefix.rfind(b"/", 0, -1) + 1]
-        if parent and not self._parents(parent):
-            return False
-        return self._exclude is None or not self._exclude.match_file(os.fsdecode(prefix))
-
-
-_Item = tuple[bytes, os.stat_result | None]
-"""Path and stat of a file. A directory's path ends with a slash, or is empty, and it has no stat."""
+    def _fill(self) -> None:
+        rows, states = self._read(self._after)
+        self._rows = self._rows[self._at :] + rows
+        self._states = self._states[self._at :] + states
+        self._at = 0
+        self._more = len(rows) == PAGE
+        if rows:
+            self._after = rows[-1][0]
 
 
 def _is_directory(path: bytes) -> bool:
@@ -187,12 +200,13 @@ def _is_directory(path: bytes) -> bool:
 class Scan:
     """One comparison of a source, or of a part of it, with the journal.
 
-    `entered(prefix, descriptor, stat)` is called with each directory before it is listed, `found(path, stat)` for
-    each file that the journal does not have like this, `missing(path, volume)` for each row without a document,
-    and, where given, `known(path, stat)` for each unchanged file that the journal is not done with. `failed(path,
-    error)` tells of what could not be listed or looked at: no row there is taken for missing. `same_volume(path,
-    volume)` is called with an unchanged file of each directory: the volume of its row is the one where it lies now,
-    whatever the numbers say.
+    `entered(prefix, descriptor, stat)` is called with each directory before it is listed, and says on which volume its
+    files lie; `identify(path, stat)` says who a single file is. `found(path, stat)` is called for each file that the
+    journal does not have like this, `missing(path, volume)` for each row without a document, and, where given,
+    `known(path, stat)` for each unchanged file that the journal is not done with. `failed(path, error)` tells of what
+    could not be listed or looked at: no row there is taken for missing. `same_volume(path, volume)` is called with an
+    unchanged file of each directory whose rows tell of another volume: it is the one where it lies now, whatever the
+    numbers say.
     """
 
     def __init__(
@@ -202,12 +216,13 @@ class Scan:
         rules: Rules,
         journal: JournalReader,
         *,
-        entered: Callable[[bytes, int, os.stat_result], None],
-        found: Callable[[bytes, os.stat_result], None],
-        missing: Callable[[bytes, int | None], None],
+        entered: Callable[[bytes, int, os.stat_result], int],
+        identify: Callable[[bytes, os.stat_result], Stat],
+        found: Callable[[bytes, Stat], None],
+        missing: Callable[[bytes, int], None],
         failed: Callable[[bytes, OSError], None],
         same_volume: Callable[[bytes, int], None],
-        known: Callable[[bytes, os.stat_result], None] | None = None,
+        known: Callable[[bytes, Stat], None] | None = None,
         same_rules: bool = False,
     ) -> None:
         self._source = source
@@ -215,6 +230,7 @@ class Scan:
         self._rules = rules
         self._journal = journal
         self._entered = entered
+        self._identify = identify
         self._found = found
         self._missing = missing
         self._failed = failed
@@ -231,61 +247,80 @@ class Scan:
     def run(self, prefix: bytes = b"") -> Iterator[None]:
         """Compare the directory `prefix` (with its slash). Yields now and then, so that others have a turn.
 
-        Raises `sqlite3.Error`.
+        Raises `UnreadableError`.
         """
-        advance = self._rows(prefix).__next__
-        row = advance()
-        admits = self._rules.name
-        steps = 0
+        before = prefix[:-1] + b"0" if prefix else END  # "0" follows "/"
+        page = functools.partial(self._journal.page, self._source, before=before, states=self._known is not None)
+        rows = _Rows(page, prefix)
         for items in self._walk(prefix):
-            proved: int | None = None
-            for path, found in items:
-                steps += 1
-                if steps % STRIDE == 0:
-                    yield
-                while row[0] < path:
-                    self._lost(row)
-                    row = advance()
-                if found is None:
-                    while row[0] == path or (_is_directory(path) and row is not _END_ROW and row[0].startswith(path)):
-                        row = advance()
-                    continue
-                if row[0] != path:
-                    if admits(path):
-                        self.different += 1
-                        self._found(path, found)
-                    continue
-                _, inode, size, mtime_ns, ctime_ns, volume, gone, state = row
-                if (
-                    found.st_mtime_ns == mtime_ns
-                    and found.st_ctime_ns == ctime_ns
-                    and found.st_ino == inode
-                    and found.st_size == size
-                    and not gone
-                    and (self._same_rules or admits(path))
-                ):
-                    self.unchanged += 1
-                    if volume != proved and volume is not None:
-                        proved = volume
-                        self._same_volume(path, volume)
-                    if self._known is not None:
-                        self._count(path, found, state)
-                elif admits(path):
-                    self.different += 1
-                    self._found(path, found)
-                else:
-                    self._lost(row)
-                row = advance()
-            yield
-        while row is not _END_ROW:
-            steps += 1
-            if steps % STRIDE == 0:
+            for start in range(0, max(1, len(items)), STRIDE):
+                piece = items[start : start + STRIDE] if len(items) > STRIDE else items
+                if not self._equal(piece, rows):
+                    yield from self._merge(piece, rows)
                 yield
-            self._lost(row)
-            row = advance()
+        while rows.row is not _END_ROW:
+            for row in rows.ahead(STRIDE):
+                self._lost(row)
+                rows.skip()
+            yield
+
+    def _equal(self, items: list[Entry], rows: _Rows) -> bool:
+        """Whether the next rows are just these files, as nearly all of them are; then they are done with."""
+        ahead = rows.ahead(len(items))
+        same = ahead == items
+        if not same and list(map(_file, ahead)) != list(map(_file, items)):
+            return False
+        if not (self._same_rules or all(map(self._rules.name, map(_path, items)))):
+            return False
+        if not same:
+            for volume, path in dict(zip(map(_volume, ahead), map(_path, ahead), strict=True)).items():
+                self._same_volume(path, volume)
+        self.unchanged += len(items)
+        if self._known is not None:
+            for item, state in zip(items, rows.states(len(items)), strict=True):
+                self._count(item, state)
+        rows.skip(len(items))
+        return True
+
+    def _merge(self, items: list[Entry], rows: _Rows) -> Iterator[None]:
+        """One by one."""
+        admits = self._rules.name
+        row = rows.row
+        proved: int | None = None
+        lost = 0
+        for item in items:
+            path = item[0]
+            while row[0] < path:
+                self._lost(row)
+                lost += 1
+                if lost % STRIDE == 0:
+                    yield
+                row = rows.skip()
+            if item[2] < 0:
+                while row[0] == path or (_is_directory(path) and row is not _END_ROW and row[0].startswith(path)):
+                    row = rows.skip()
+                continue
+            if row[0] != path:
+                if admits(path):
+                    self.different += 1
+                    self._found(path, _stat(item))
+                continue
+            if row[1:5] == item[1:5] and (self._same_rules or admits(path)):
+                self.unchanged += 1
+                if row[5] not in (item[5], proved):
+                    proved = row[5]
+                    self._same_volume(path, proved)
+                if self._known is not None:
+                    self._count(item, rows.state)
+            elif admits(path):
+                self.different += 1
+                self._found(path, _stat(item))
+            else:
+                self._lost(row)
+            row = rows.skip()
 
     def one(self, path: bytes) -> None:
-        """Compare one path that is not a directory. Raises `sqlite3.Error`."""
+        """Compare one path that is not a directory. Raises `UnreadableError`."""
         row = self._journal.find(self._source, [path]).get(path)
         try:
             found: os.stat_result | None = self._tree.stat(path)
@@ -295,49 +330,40 @@ class Scan:
             self._failed(path, error)
             return
         if found is None or not modes.S_ISREG(found.st_mode) or not self._rules.file(path):
-            if row is not None:
-                self._lost(row)
+            if row is not None and not row[6]:
+                self._lost(row[:6])
         elif row is not None and same(row, identity(found, 0)):
             self.unchanged += 1
-            self._count(path, found, row[-1])
+            self._count(row[:6], row[7])
         else:
             self.different += 1
-            self._found(path, found)
+            self._found(path, self._identify(path, found))
 
     @property
     def files(self) -> int:
         """Documents met."""
         return self.different + self.unchanged
 
-    def _rows(self, prefix: bytes) -> Iterator[Row]:
-        """The journal's rows below `prefix`, then `_END_ROW` for ever."""
-        before = prefix[:-1] + b"0" if prefix else END  # "0" follows "/"
-        after = prefix
-        while page := self._journal.page(self._source, after, before, states=self._known is not None):
-            yield from page
-            if len(page) < PAGE:
-                break
-            after = page[-1][0]
-        yield from itertools.repeat(_END_ROW)
-
-    def _count(self, path: bytes, found: os.stat_result, state: str | None) -> None:
+    def _count(self, item: Entry, state: str) -> None:
         if self._known is not None and state in UNFINISHED:
-            self._known(path, found)
+            self._known(item[0], _stat(item))
         else:
-            self.done[str(state)] += 1
+            self.done[state] += 1
 
-    def _lost(self, row: Row) -> None:
-        if not row[6]:
-            self._missing(row[0], row[5])
+    def _lost(self, row: Entry) -> None:
+        self._missing(row[0], row[5])
 
-    def _walk(self, prefix: bytes) -> Iterator[list[_Item]]:
-        """What lies below `prefix` in byte order of the paths, in pieces; without a stat what could not be had."""
-        stack: list[Iterator[_Item]] = [iter([(prefix, None)])]
-        piece: list[_Item] = []
+    def _walk(self, prefix: bytes) -> Iterator[list[Entry]]:
+        """What lies below `prefix` in byte order of the paths, in pieces: files, and directories that cannot be listed.
+
+        The path of a directory ends with a slash, or is empty.
+        """
+        stack: list[Iterator[Entry]] = [iter([(prefix, *_UNSEEN)])]
+        piece: list[Entry] = []
         while stack:
             for item in stack[-1]:
-                path, found = item
-                listed = self._list(path, path == prefix) if found is None and _is_directory(path) else None
+                path = item[0]
+                listed = self._list(path, path == prefix) if item[2] < 0 and _is_directory(path) else None
                 if listed is None:
                     piece.append(item)
                     continue
@@ -355,9 +381,9 @@ class Scan:
         if piece:
             yield piece
 
-    def _list(self, prefix: bytes, first: bool) -> tuple[list[_Item], bool] | None:
+    def _list(self, prefix: bytes, first: bool) -> tuple[list[Entry], bool] | None:
         """A directory's files and directories, sorted, and whether they are files alone; None: it cannot be listed."""
-        items: list[_Item] = []
+        items: list[Entry] = []
         flat = True
         try:
             directory = self._tree.open(prefix, first=first)
@@ -367,27 +393,29 @@ class Scan:
             self._failed(prefix, error)
             return None
         try:
-            self._entered(prefix, directory, os.fstat(directory))
+            volume = self._entered(prefix, directory, os.fstat(directory))
             with os.scandir(directory) as entries:
-                for entry in entries:
-                    path = prefix + entry.name.encode(_ENCODING, _ERRORS)
-                    if entry.is_file(follow_symlinks=False):
-                        try:
-                            found = entry.stat(follow_symlinks=False)
-                        except FileNotFoundError:
-                            continue
-                        except OSError as error:
-                            self._failed(path, error)
-                            items.append((path, None))
-                            continue
-                        items.append((path, found))
-                        if len(items) % STEP == 0:
-                            self._tree.step(prefix)
-                    elif entry.is_dir(follow_symlinks=False):
-                        path += b"/"
-                        if self._rules.directory(path):
-                            items.append((path, None))
-                            flat = False
+                while some := list(itertools.islice(entries, STEP)):
+                    for entry in some:
+                        path = prefix + entry.name.encode(_ENCODING, _ERRORS)
+                        if entry.is_file(follow_symlinks=False):
+                            try:
+                                found = entry.stat(follow_symlinks=False)
+                            except FileNotFoundError:
+                                continue
+                            except OSError as error:
+                                self._failed(path, error)
+                                items.append((path, *_UNSEEN))
+                                continue
+                            items.append(
+                                (path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume)
+                            )
+                        elif entry.is_dir(follow_symlinks=False):
+                            path += b"/"
+                            if self._rules.directory(path):
+                                items.append((path, *_UNSEEN))
+                                flat = False
+                    self._tree.step(prefix)
         except OSError as error:
             self._failed(prefix, error)
             return None
@@ -398,3 +426,5 @@ class Scan:
 
 
 _path = operator.itemgetter(0)
+_file = operator.itemgetter(0, 1, 2, 3, 4)
+_volume = operator.itemgetter(5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sqlite3
 import stat as modes
 import time
 from collections import OrderedDict
@@ -28,7 +27,8 @@ from ingestd.watch.events import Events
 from ingestd.watch.mounts import mounts_about
 from ingestd.watch.observe import WatchLimitError
 from ingestd.watch.outbox import Outbox, agrees
-from ingestd.watch.scan import JournalReader, Row, Rules, Scan, identity, same
+from ingestd.watch.rules import Rules
+from ingestd.watch.scan import JournalReader, Row, Scan, UnreadableError, identity, same
 from ingestd.watch.settle import Settle
 from ingestd.watch.tree import Tree
 from ingestd.watch.troubles import WARNINGS, Troubles
@@ -111,7 +111,7 @@ class Source:
             self._listen(now)
             self._go_on(now)
             self._take(now)
-        except sqlite3.Error as error:
+        except UnreadableError as error:
             self._start_over(f"the journal cannot be read: {error}")
         self._outbox.flush()
         self._report(now)
@@ -209,7 +209,7 @@ class Source:
                 looks.append((path, stat, closed))
         try:
             rows = self._journal.find(self.frame.source, [path for path, _, _ in looks])
-        except sqlite3.Error:
+        except UnreadableError:
             self.rescan()  # the marks are lost
             raise
         for path, stat, closed in looks:
@@ -270,6 +270,7 @@ class Source:
             found=functools.partial(self._found, fresh, time.time()),
             missing=functools.partial(self._missing, fresh),
             failed=self._failed,
+            identify=self._identity,
             known=self._known if once else None,
             same_volume=self._same_volume,
             same_rules=self._same_rules,
@@ -330,17 +331,18 @@ class Source:
             interval = min(interval, max(POLL, 10 * took))
         self._next_scan = 0.0 if self._full_wanted else time.monotonic() + max(interval, took)
 
-    def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> None:
+    def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> int:
         self._unlisted.discard(prefix)
         self._volumes.entered(prefix, descriptor, status.st_dev)
         if not self.frame.once:
             self._events.entered(prefix, descriptor, (status.st_dev, status.st_ino), self._now)
+        return self._volumes.of(prefix)
 
-    def _found(self, fresh: bool, wall: float, path: bytes, found: os.stat_result) -> None:
+    def _found(self, fresh: bool, wall: float, path: bytes, stat: Stat) -> None:
         # What waits already is looked at when it is due: the scan's stat may be older than an event's.
         if path not in self._settle:
-            age = wall - max(found.st_mtime_ns, found.st_ctime_ns) / 1e9
-            self._settle.observe(path, self._identity(path, found), self._now, fresh=fresh, age=age)
+            age = wall - max(stat.mtime_ns, stat.ctime_ns) / 1e9
+            self._settle.observe(path, stat, self._now, fresh=fresh, age=age)
 
     def _same_volume(self, path: bytes, volume: int) -> None:
         here = self._volumes.of(path)
@@ -357,8 +359,8 @@ class Source:
             self._doubted = True
             self._note(*doubt)
 
-    def _known(self, path: bytes, found: os.stat_result) -> None:
-        self._outbox.put(Change(path=path, stat=self._identity(path, found), fresh=False, known=True))
+    def _known(self, path: bytes, stat: Stat) -> None:
+        self._outbox.put(Change(path=path, stat=stat, fresh=False, known=True))
 
     # --- taking -----------------------------------------------------------------------------------------------
 
