@@ -6,6 +6,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -95,6 +96,25 @@ def test_each_costs_its_own_file(tmp_path: Path) -> None:
     assert "page 3, element 1" in why
     for name in PARTIAL:
         assert '"partial"' in ingestd(config, "why", "--json", str(folder / f"{name}.hostile")).stdout
+
+
+def test_others_go_on_beside_one_that_hangs(tmp_path: Path) -> None:
+    """The only slot is taken by it for as long as this test runs; the spare does the work."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.hostile").write_text("hang_in_sleep\n")
+    for number in range(30):
+        (folder / f"b{number}.hostile").write_text(f"good\ntext of number {number}")
+    state = tmp_path / "state"
+    limits = {"workers": 1, "deadline": "10m", "idle_deadline": "10m"}
+    with running(write_config(state, folder, load=limits), state, hostile=True) as daemon:
+        deadline = time.monotonic() + 60
+        while (status := daemon.status())["files"]["indexed"] < 30:
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+        assert status["files"]["running"] == 1
+        assert "a.hostile" in str([worker["path"] for worker in status["workers"]])
+        daemon.kill()
 
 
 def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:

@@ -316,6 +316,31 @@ def test_a_common_cause_strikes_nobody(tmp_path: Path, monkeypatch: pytest.Monke
     inside(write_config(state, None), body)
 
 
+def test_a_defect_leaves_no_file_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"f{number}.txt").write_text(f"text {number}")
+    state = tmp_path / "state"
+
+    async def body(daemon: Daemon) -> None:
+        index = daemon.indexer.write
+        failures = [KeyError("a defect"), KeyError("a defect")]
+
+        async def write(*arguments: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await index(*arguments)
+
+        monkeypatch.setattr(daemon.indexer, "write", write)
+        summary = await asyncio.wait_for(take_in(daemon, folder), 60)
+        assert (summary["indexed"], summary["failures"]) == (5, [])
+
+    inside(write_config(state, None), body)
+    interrupted = [event for event in events(state) if "interrupted" in event]
+    assert interrupted == ["interrupted: its outcome was not recorded: KeyError: 'a defect'"] * 2
+
+
 def test_few_descriptors_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More small documents than an ordinary limit has descriptors for, and an encoder that cannot keep up."""
     engines = Path(__file__).parent / "engines"
