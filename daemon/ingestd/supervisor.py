@@ -24,6 +24,7 @@ import msgspec
 
 import ingestd
 from ingestd import channel, process
+from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
 from ingestd.types import display
@@ -192,7 +193,7 @@ class Worker:
             except OSError as error:  # no more processes or descriptors to be had
                 raise StartError(f"the {self.stage} worker cannot be spawned: {error}") from error
             undo.pop_all()
-        self.channel: channel.AsyncChannel[Any] = channel.AsyncChannel(ours, FROM_WORKER[self.stage])
+        self.channel: AsyncChannel[Any] = AsyncChannel(ours, FROM_WORKER[self.stage])
         self.channel.listen(self._received, self._channel_ended)
         self._loop.add_reader(self._output, self._read_output)
         self._loop.add_reader(self._pidfd, self._exited)

@@ -80,7 +80,6 @@ def test_an_unchanged_restart_does_nothing_again(tmp_path: Path) -> None:
     assert (summary["indexed"], summary["failures"]) == (2000, [])
     assert states(state) == {"indexed": 2000}
     before = events(state)
-    began = time.monotonic()
 
     async def again(daemon: Daemon) -> None:
         summary = await take_in(daemon, folder)
@@ -99,7 +98,6 @@ def test_an_unchanged_restart_does_nothing_again(tmp_path: Path) -> None:
 
     inside(config, watched, watching=True)
     assert events(state) == before
-    assert time.monotonic() - began < 60
 
 
 class Folder:
