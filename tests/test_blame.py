@@ -36,6 +36,7 @@ class Place:
     steps: int = 0
     stacks: int = 0
     killed: str = ""
+    still: bool = False
 
     def progress(self) -> tuple[int, str]:
         return self.steps, f"page {self.steps}"

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from ingestd import channel, messages
-from ingestd.channel import AsyncChannel, Channel, read_blob, write_blob
+from ingestd.async_channel import AsyncChannel
+from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.errors import ChannelError
 from ingestd.types import Document
 

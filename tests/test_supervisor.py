@@ -19,7 +19,7 @@ import pytest
 
 from ingestd import messages, process, slots, supervisor
 from ingestd.messages import EncodeQuery, Manifest, Opening, QueryVector
-from ingestd.slots import Pool
+from ingestd.slots import Pool, Turns
 from ingestd.supervisor import StartError, Worker, WorkerDied
 
 TRIAL = """
@@ -387,34 +387,71 @@ def test_a_defect_of_the_supervisor_is_told_too(tmp_path: Path, caplog: pytest.L
     with_team(tmp_path, body)
 
 
-def test_a_spare_takes_over(tmp_path: Path) -> None:
+def in_turn(turns: Turns, jobs: list[str], done: list[tuple[str, Worker]]) -> Callable[[Worker], Awaitable[None]]:
+    """A way to serve: the jobs one after the other, by whoever's turn it is."""
+
+    async def serve(worker: Worker) -> None:
+        while not worker.leaving:
+            with turns.waiting(worker):
+                while not (jobs and turns.first(worker)):
+                    await asyncio.wait({worker.died}, timeout=0.02)
+                    if worker.died.done():
+                        raise worker.died.result()
+                turns.working.add(worker)
+            worker.served += 1
+            try:
+                job = jobs.pop(0)
+                await ask(worker, job)
+                done.append((job, worker))
+            finally:
+                turns.working.discard(worker)
+
+    return serve
+
+
+def test_a_spare_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STOP_WAIT", 0.3)
+
     async def body(team: Team) -> None:
-        pool = team.pool(1, lambda _: {}, until_dead, spare=True)
+        turns, done = Turns(1), list[tuple[str, Worker]]()
+        jobs: list[str] = []
+        pool = team.pool(1, lambda _: {}, in_turn(turns, jobs, done), spare=True)
         await until(lambda: len(pool.workers) == 2 and all(w.state == "idle" for w in pool.workers))
-        served: list[Worker] = []
-
-        async def serve(worker: Worker) -> None:
-            served.append(worker)
-            await until_dead(worker)
-
-        pool.serve = serve
-        spare = max(pool.workers, key=lambda worker: worker.pid)
-        first = min(pool.workers, key=lambda worker: worker.pid)
-        first.served = 1  # it did something: its successor need not wait
-        os.kill(first.pid, signal.SIGKILL)
-        await until(lambda: served)
-        assert served == [spare]
-        await until(lambda: len(pool.workers) == 2)
-        assert first not in pool.workers
-        # A spare that died unnoticed is not handed out.
-        dead = next(worker for worker in pool.workers if worker is not spare)
-        await until(lambda: dead.state == "idle")
-        os.kill(dead.pid, signal.SIGKILL)
-        await until(lambda: dead.died.done())
-        spare.served = 1
+        jobs += [f"echo {number}" for number in range(10)]
+        await until(lambda: len(done) == 10)
+        assert len({worker for _, worker in done}) == 1, "the spare is left in peace"
+        first = done[0][1]
+        (spare,) = pool.workers - {first}
+        # One that dies, busy or idle, is replaced by it at once, and has a successor soon.
+        jobs += ["exit 3", "echo a"]
+        await until(lambda: len(done) == 11)
+        assert done[-1] == ("echo a", spare)
+        await until(lambda: len(pool.workers) == 2 and first not in pool.workers)
+        await until(lambda: all(w.state == "idle" for w in pool.workers))
         os.kill(spare.pid, signal.SIGKILL)
-        await until(lambda: len(served) == 2)
-        assert served[1] is not dead
+        await until(lambda: len(pool.workers) == 2 and spare not in pool.workers)
+        # One that stands still costs the others nothing.
+        await until(lambda: all(w.state == "idle" for w in pool.workers))
+        jobs += ["hang", "echo b", "echo c"]
+        await until(lambda: len(turns.working) == 1)
+        (still,) = turns.working
+        await asyncio.sleep(0.3)
+        assert jobs == ["echo b", "echo c"], "only one at once"
+        still.still = True
+        await until(lambda: not jobs)
+        assert done[-1][1] is not still
+
+    with_team(tmp_path, body)
+
+
+def test_idle_workers_that_die_are_replaced(tmp_path: Path) -> None:
+    async def body(team: Team) -> None:
+        pool = team.pool(1, lambda _: {}, in_turn(Turns(1), [], []), spare=True)
+        await until(lambda: len(pool.workers) == 2 and all(w.state == "idle" for w in pool.workers))
+        for victim in list(pool.workers):
+            os.kill(victim.pid, signal.SIGKILL)
+            await until(lambda: victim not in pool.workers)  # noqa: B023
+        await until(lambda: len(pool.workers) == 2 and all(w.state == "idle" for w in pool.workers))
 
     with_team(tmp_path, body)
 
@@ -433,7 +470,7 @@ def test_renewal_replaces_every_worker(tmp_path: Path) -> None:
         old = set(pool.workers)
         value = "brand new"
         pool.renew()
-        await until(lambda: sorted(w.path or b"" for w in pool.workers) >= [b"", b"9", b"9"] and not old & pool.workers)
+        await until(lambda: [w.path for w in pool.workers] == [b"9"] * 3 and not old & pool.workers)
 
     with_team(tmp_path, body)
 

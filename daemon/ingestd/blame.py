@@ -18,8 +18,10 @@ from ingestd.supervisor import Worker
 
 log = logging.getLogger("ingestd.load")
 
-TICK = 0.2
+TICK = 0.1
 """Seconds between two looks at the running attempts."""
+STILL = 0.2
+"""Seconds without a step after which a worker stands still: another one may take its place meanwhile."""
 STACK_WAIT = 0.2
 AT_ONCE = 1.5
 """Deadlines hit in several slots within this many seconds have a common cause."""
@@ -67,8 +69,9 @@ class Attempt:
 class Watchman:
     """Looks at all running attempts and ends those that exceed a limit, within a second of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_still: Callable[[], None] = lambda: None) -> None:
         self.attempts: set[Attempt] = set()
+        self._on_still = on_still
         self._ending: set[asyncio.Task[None]] = set()
 
     def begin(self, attempt: Attempt) -> None:
@@ -112,15 +115,17 @@ class Watchman:
         if steps != attempt.steps:
             attempt.steps = steps
             attempt.moved = now
+        if worker.still != (now - attempt.moved > STILL):
+            worker.still = not worker.still
+            self._on_still()
         spent = now - attempt.started - attempt.waited
         if spent > attempt.deadline:
             return f"deadline of {attempt.deadline:.3g} s exceeded at {place}"
         if now - attempt.moved > limits.idle_deadline:
             return f"idle_deadline of {limits.idle_deadline:.3g} s exceeded: no progress since {place}"
-        memory = process.group_rss(worker.pid)
-        if memory > limits.memory:
+        if turn % 2 and process.group_rss(worker.pid) > limits.memory:
             return f"memory limit of {limits.memory >> 20} MiB exceeded at {place}"
-        if turn % 10 == 0 and spent > 1 and (used := scratch_size(worker.scratch)) > SCRATCH_LIMIT:
+        if turn % 20 == 10 and spent > 1 and (used := scratch_size(worker.scratch)) > SCRATCH_LIMIT:
             return f"scratch limit of {SCRATCH_LIMIT >> 20} MiB exceeded: {used >> 20} MiB at {place}"
         return None
 

@@ -24,7 +24,8 @@ from typing import Any, Final, Self
 import msgspec
 
 from ingestd import __version__, errors
-from ingestd.channel import FRAME_LIMIT, MEMORY_BLOB_LIMIT, AsyncChannel, Channel, read_blob, write_blob
+from ingestd.async_channel import AsyncChannel
+from ingestd.channel import FRAME_LIMIT, MEMORY_BLOB_LIMIT, Channel, read_blob, write_blob
 from ingestd.errors import (
     AlreadyRunningError,
     ChannelError,

@@ -33,7 +33,7 @@ from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.messages import Manifest
 from ingestd.sandbox import low_oom_score
-from ingestd.slots import Pool
+from ingestd.slots import Pool, Turns
 from ingestd.supervisor import StartError, Worker, WorkerDied, remove_tree
 from ingestd.types import Hit, display
 from ingestd.watching import Watching
@@ -309,15 +309,16 @@ class Daemon:
 
     async def _pools(self) -> None:
         cores = len(os.sched_getaffinity(0))
-        self.load_pool = self._pool(
-            "load", self.config.load.workers or cores, self._load_settings, self.dispatcher.serve, spare=True
-        )
+        workers = self.config.load.workers or cores
+        self.dispatcher.turns[""] = Turns(workers)
+        self.load_pool = self._pool("load", workers, self._load_settings, self.dispatcher.serve, spare=True)
         self.load_pools = [self.load_pool]
         for name, own in self.config.load.loaders.items():
             if own.get("workers"):
                 self.dispatcher.own_pools.add(name)
+                self.dispatcher.turns[name] = Turns(own["workers"])
                 serve = functools.partial(self.dispatcher.serve, pool=name)
-                self.load_pools.append(self._pool("load", own["workers"], self._load_settings, serve))
+                self.load_pools.append(self._pool("load", own["workers"], self._load_settings, serve, spare=True))
         await self.journal.unroute(sorted(self.dispatcher.own_pools))
         self.encode_pool = self._pool("encode", 1, self._encode_settings, self._serve_encoder)
         self.encoders.pool = self.encode_pool

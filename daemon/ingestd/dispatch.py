@@ -35,9 +35,11 @@ from ingestd.messages import (
     LoadFailed,
     Proceed,
 )
+from ingestd.slots import Turns
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Document, display
-from ingestd.worker import one_line
+from ingestd.unreachable import Unreachable
+from ingestd.worker import describe, one_line
 
 log = logging.getLogger("ingestd.dispatch")
 
@@ -55,7 +57,8 @@ STRIKE_RETRY = (1.0, 8.0)
 UNREADABLE_RETRY = 300.0
 CHANGING = 3
 """The attempt from which on a file that changes during each of them is taken as it was read."""
-INTERRUPTED_RETRY = 0.5
+INTERRUPTED_RETRY = (0.5, 60.0)
+"""Seconds before the attempt after the first interruption, doubled for each further one, and the most."""
 SLOW = 10.0
 """Seconds of loading after which a file gets a line in the log."""
 READING = ("opening", "reading")
@@ -73,14 +76,13 @@ class Dispatcher:
         self.journal = journal
         self.encoders = encoders
         self.indexer = indexer
-        self.watchman = Watchman()
+        self.watchman = Watchman(self._change)
         self.causes = CommonCause()
+        self.unreachable = Unreachable()
         self.configure(config)
         self.roots: dict[str, bytes] = {}
         self.stopped: set[str] = set()
         """Sources that somebody paused, or took out of the configuration."""
-        self.paused: dict[str, str] = {}
-        """Sources that pause by themselves, with the reason."""
         self.own_pools: set[str] = set()
         """Loaders that have workers of their own."""
         self.batches: dict[int, Batch] = {}
@@ -93,9 +95,12 @@ class Dispatcher:
         self.wanted = asyncio.Event()
         """Set at the first need of a load worker."""
         self._jobs = itertools.count(1)
+        self.turns: dict[str, Turns] = {}
+        """By pool: "", or the loader whose own workers these are."""
         self._work: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
-        self._claiming: dict[str, asyncio.Lock] = {}
+        self._looking: dict[str, Worker] = {}
+        """By pool: the worker for which the journal is asked."""
         self._exclusive: Row | None = None
         self._alone_check = 0.0
         self._bytes = 0
@@ -114,7 +119,16 @@ class Dispatcher:
         """There may be work in the journal."""
         for work in self._work.values():
             work.set()
+        self._change()
+
+    def _change(self) -> None:
+        """Somebody's turn may have come."""
         self._changed.set()
+
+    @property
+    def paused(self) -> dict[str, str]:
+        """Sources that pause by themselves, with the reason."""
+        return self.unreachable.paused()
 
     @property
     def idle_sources(self) -> set[str]:
@@ -129,57 +143,76 @@ class Dispatcher:
 
     async def serve(self, worker: Worker, pool: str = "") -> None:
         """Give a load worker one file after the other. `pool`: the loader whose own workers these are."""
+        worker.died.add_done_callback(lambda _: self.wake())  # though it has no file
+        turns = self.turns[pool]
         while not worker.leaving and worker.served < RECYCLE_FILES:
             row = await self._next(worker, pool)
             if row is None:
                 return
-            if worker.died.done() or worker.leaving:
-                await self.journal.release(row)
-                if self._exclusive is row:
-                    self._exclusive = None
-                    self._changed.set()
-                self.wake()
-                if worker.died.done():
-                    raise worker.died.result()
-                return
             worker.served += 1
             try:
+                if worker.died.done() or worker.leaving:
+                    await self.journal.release(row)
+                    self.wake()
+                    continue
                 await self._attempt(worker, row)
             finally:
+                turns.working.discard(worker)
                 worker.path = None
+                worker.still = False
                 if not worker.died.done():
                     worker.state = "idle"
                 if self._exclusive is row:
                     self._exclusive = None
-                self._changed.set()
+                self._change()
             if worker.served % 16 == 0 and process.group_rss(worker.pid) > RECYCLE_MEMORY * self.config.load.memory:
                 worker.leaving = True  # it has grown; a fresh one has not
+        if worker.died.done():
+            raise worker.died.result()
 
     async def _next(self, worker: Worker, pool: str) -> Row | None:
-        """The next file to load, when there is one, and credit for it; None when the worker is to go."""
+        """The next file to load, once it is the worker's turn, there is one, and credit for it.
+
+        None when the worker is to go.
+        """
+        turns = self.turns[pool]
         work = self._work.setdefault(pool, asyncio.Event())
-        async with self._claiming.setdefault(pool, asyncio.Lock()):
+        with turns.waiting(worker):
             while True:
-                await self._until(self._may_load)
+                await self._until(lambda: worker.died.done() or worker.leaving or self._may_look(worker, pool))
                 if worker.died.done():
                     raise worker.died.result()
-                pause = self.causes.paused_until - time.monotonic()
-                if pause > 0:
-                    await asyncio.sleep(min(pause, IDLE_POLL))
-                    continue
-                work.clear()
-                if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
-                    self._alone_check = time.monotonic()
-                    if rows := await self.journal.claim(1, alone=True, without=self.idle_sources):
-                        await self._until(lambda: not self.watchman.attempts)
-                        self._exclusive = rows[0]
-                        return rows[0]
-                if rows := await self.journal.claim(1, pool=pool, without=self.idle_sources):
-                    return rows[0]
+                if worker.leaving:
+                    return None
+                self._looking[pool] = worker
                 try:
+                    work.clear()
+                    row = await self._claim(pool)
+                    if row is not None:
+                        turns.working.add(worker)
+                        return row
                     await asyncio.wait_for(work.wait(), IDLE_POLL)
                 except TimeoutError:
                     pass
+                finally:
+                    del self._looking[pool]
+                    self._change()
+
+    def _may_look(self, worker: Worker, pool: str) -> bool:
+        return self._looking.get(pool) is None and self._may_load() and self.turns[pool].first(worker)
+
+    async def _claim(self, pool: str) -> Row | None:
+        """A file for a worker of the pool, if there is one now; one that is to run alone, once nothing else runs."""
+        if time.monotonic() < self.causes.paused_until:
+            return None
+        if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
+            self._alone_check = time.monotonic()
+            if rows := await self.journal.claim(1, alone=True, without=self.idle_sources):
+                self._exclusive = rows[0]
+                await self._until(lambda: not self.watchman.attempts)
+                return rows[0]
+        rows = await self.journal.claim(1, pool=pool, without=self.idle_sources)
+        return rows[0] if rows else None
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -211,13 +244,16 @@ class Dispatcher:
         worker.path = path
         worker.state = "running"
         worker.forget_output()
+        self.unreachable.begin(row.source, row.id)
         self.watchman.begin(attempt)
         try:
             await self._load(attempt)
         except WorkerDied as death:
             self.watchman.finish(attempt)
-            self._spawn(self._died(attempt, death))
+            self._spawn(attempt, self._died(attempt, death))
             raise
+        else:
+            self.unreachable.end(row.source, row.id)
         finally:
             self.watchman.finish(attempt)
 
@@ -226,6 +262,7 @@ class Dispatcher:
         job = next(self._jobs)
         scratch = worker.scratch / str(job)
         answer, descriptors = await worker.call(Load(job=job, path=attempt.path, scratch=str(scratch)))
+        self.unreachable.answered(row.source)
         if isinstance(answer, Identified):
             identified = answer
             attempt.size = identified.stat.size
@@ -250,7 +287,7 @@ class Dispatcher:
                     reason = f"put off: {self.causes.warnings.get(attempt.loader, 'a common cause')}"
                     await self._settle(attempt, "failed", "put off", reason=reason, retry_in=wait)
                 else:
-                    self._spawn(self._dropped(attempt, identified, verdict.action, verdict))
+                    self._spawn(attempt, self._dropped(attempt, identified, verdict.action, verdict))
                 return
             answer, descriptors = await self._proceed(attempt, job, verdict.hashes)
         attempt.expired = None
@@ -266,7 +303,7 @@ class Dispatcher:
             if answer.changed:
                 # What was read is neither version of the file: no content may be taken for equal to it.
                 identified = msgspec.structs.replace(identified, digest=b"~" + identified.digest)
-            self._spawn(self._finish(attempt, identified, answer, descriptors))
+            self._spawn(attempt, self._finish(attempt, identified, answer, descriptors))
         elif isinstance(answer, LoadFailed):
             if answer.leave:
                 worker.leaving = True
@@ -300,16 +337,26 @@ class Dispatcher:
 
     # --- after loading ----------------------------------------------------------------------------------------
 
-    def _spawn(self, life: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(life)
+    def _spawn(self, attempt: Attempt, life: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._see_through(attempt, life))
         self._finishing.add(task)
         task.add_done_callback(self._finished)
 
+    async def _see_through(self, attempt: Attempt, life: Awaitable[None]) -> None:
+        """A defect of ingestd's own is nobody's fault, but does not leave the file `running` for ever."""
+        try:
+            await life
+        except Exception as error:
+            log.error("%s: its outcome was not recorded", display(attempt.path), exc_info=error)
+            await self._interrupt(attempt, f"its outcome was not recorded: {describe(error)}", False)
+        finally:
+            self.unreachable.end(attempt.row.source, attempt.row.id)
+
     def _finished(self, task: asyncio.Future[None]) -> None:
         self._finishing.discard(task)
-        self._changed.set()
+        self._change()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a document's outcome was not recorded; it is done again at the next start", exc_info=error)
+            log.error("a document's outcome cannot be recorded; it is done again at the next start", exc_info=error)
 
     async def _dropped(self, attempt: Attempt, identified: Identified, action: str, verdict: Any) -> None:
         """What was identified needs no loading."""
@@ -434,9 +481,7 @@ class Dispatcher:
             deadline = attempt.expired is not None and "deadline" in attempt.expired
             if deadline and attempt.digest is None and attempt.place in READING:
                 # It never got as far as the content: a slow disk or a hung mount, not this file.
-                reason = f"it cannot be read: {death.reason}"
-                await self._settle(attempt, "failed", reason, reason=reason, detail=death.detail,
-                                   retry_in=UNREADABLE_RETRY)  # fmt: skip
+                await self._unread(attempt, death)
                 return
             if deadline:
                 self.causes.expired(attempt)
@@ -449,11 +494,25 @@ class Dispatcher:
             reason = f"the worker died: {death.reason}"
             if not await self._alike(attempt, reason):
                 await self._strike(attempt, reason, death.detail)
+        elif death.cause == "stuck":
+            await self._unread(attempt, death, stuck=attempt.worker.pid)
         elif death.cause == "stopped":  # by the daemon's own will: nothing happened
             await self.journal.release(attempt.row)
             self.wake()
         else:
             await self._interrupt(attempt, f"the worker was {death.reason}", False)
+
+    async def _unread(self, attempt: Attempt, death: WorkerDied, stuck: int | None = None) -> None:
+        """What the file lies on does not answer: its source pauses, and the file takes no strike."""
+        row = attempt.row
+        reason = f"it cannot be read: {death.reason}"
+        wait = UNREADABLE_RETRY
+        if row.source in self.sources:  # what `ingest` was given may lie anywhere
+            where = f"the disk or mount of {display(attempt.path)} does not answer"
+            if stuck is not None:
+                where = f"{where}, and worker {stuck}, which waits for it, survives SIGKILL"
+            wait = self.unreachable.missed(row.source, row.id, where, stuck)
+        await self._settle(attempt, "failed", reason, reason=reason, detail=death.detail, retry_in=wait)
 
     async def _alike(self, attempt: Attempt, reason: str) -> bool:
         innocent = self.causes.failure(attempt.loader, reason, attempt.row, attempt.digest)
@@ -487,7 +546,8 @@ class Dispatcher:
                                detail=detail, retry_in=delay)  # fmt: skip
 
     async def _interrupt(self, attempt: Attempt, reason: str, alone: bool) -> None:
-        ended = await self.journal.interrupted(attempt.row, reason, INTERRUPTED_RETRY, alone=alone)
+        delay = min(INTERRUPTED_RETRY[0] * 2**attempt.row.interruptions, INTERRUPTED_RETRY[1])
+        ended = await self.journal.interrupted(attempt.row, reason, delay, alone=alone)
         if ended.state == "quarantined":
             self._outcome(attempt, ended, reason, 0)
         self.wake()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,34 @@ ABANDONED_LIMIT = 8
 START_ATTEMPTS = 3
 """Failed starts in a row after which a stage counts as broken; it goes on trying, slowly."""
 _serials = itertools.count(1)
+
+
+class Turns:
+    """Whose turn it is to take the next job of a pool that has a spare.
+
+    As many workers as the pool's `size` work at once. One that stands still does not count, so that a job that hangs
+    costs the others nothing: the spare takes its place at once, and the next one when it is killed. Of those that wait
+    the one that has served most goes first: the spare stays fresh and small until it is needed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.working: set[Worker] = set()
+        self._waiting: list[Worker] = []
+
+    @contextlib.contextmanager
+    def waiting(self, worker: Worker) -> Iterator[None]:
+        """The worker wants a job."""
+        self._waiting.append(worker)
+        try:
+            yield
+        finally:
+            self._waiting.remove(worker)
+
+    def first(self, worker: Worker) -> bool:
+        """Whether the next job is for this one of those that wait."""
+        busy = sum(not other.still for other in self.working)
+        return busy < self.size and worker is max(self._waiting, key=lambda other: other.served)
 
 
 @dataclass
@@ -39,7 +68,8 @@ class Pool:
     """Of all tokens of this daemon."""
     start_timeout: float = 60.0
     spare: bool = False
-    """Keep one more worker warm, since imports cost seconds."""
+    """Have one slot more than `size`, since imports cost seconds: a warm worker that is there when another one is not.
+    `serve` says whose turn it is, see `Turns`."""
     on_exit: Callable[[Worker, WorkerDied], None] = lambda worker, death: None
 
     def __post_init__(self) -> None:
@@ -50,12 +80,12 @@ class Pool:
         self.failed: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
         """Set when no worker of this stage could be started `START_ATTEMPTS` times in a row."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._warming: asyncio.Task[Worker] | None = None
 
     def open(self) -> None:
         """Start the slots."""
         self._tasks = [
-            asyncio.create_task(self._slot(number), name=f"{self.stage} {number}") for number in range(self.size)
+            asyncio.create_task(self._slot(number), name=f"{self.stage} {number}")
+            for number in range(self.size + self.spare)
         ]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -79,18 +109,17 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.gather(self._warming, return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in list(self.workers)), return_exceptions=True)
         self.workers.clear()
 
     async def _slot(self, number: int) -> None:
         backoff = 0.2
         failures = 0
+        if number >= self.size:  # the spare does not slow the start of those that are needed
+            await self.ready.wait()
         while True:
             try:
-                worker = await self._take(number)
+                worker = await self._start(number)
             except StartError as error:
                 failures += 1
                 self.trouble = error.message
@@ -135,25 +164,6 @@ class Pool:
             else:
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, 30.0)
-
-    async def _take(self, number: int) -> Worker:
-        """The warm spare, if there is one, else a new worker; and a new spare is begun."""
-        if self._warming is not None:
-            warming, self._warming = self._warming, None
-            try:
-                worker = await warming
-            except StartError:
-                worker = await self._start(number)
-            if worker.died.done() or worker.leaving:
-                await worker.end()
-                self.workers.discard(worker)
-                worker = await self._start(number)
-        else:
-            worker = await self._start(number)
-        if self.spare and self._warming is None and len(self.workers) >= self.size:
-            self._warming = asyncio.create_task(self._start(number), name=f"{self.stage} spare")
-            self._warming.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return worker
 
     async def _start(self, number: int) -> Worker:
         token = f"{self.prefix}.{self.stage}.{next(_serials)}"

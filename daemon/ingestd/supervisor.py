@@ -24,6 +24,7 @@ import msgspec
 
 import ingestd
 from ingestd import channel, process
+from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
 from ingestd.types import display
@@ -48,12 +49,13 @@ KEPT_ENVIRONMENT = (
 )  # fmt: skip
 """What a load worker keeps of the environment, with LC_* and PYTHON*: where the tokeniser lies, but no secret."""
 
-Cause = Literal["limit", "fault", "exit", "protocol", "external", "stopped"]
+Cause = Literal["limit", "fault", "exit", "protocol", "external", "stopped", "stuck"]
 
 
 class WorkerDied(Exception):
     """A worker ended. `cause`: "limit" (killed for one of ours), "fault" (a signal like SIGSEGV), "exit",
-    "protocol" (a bad frame), "external" (killed by somebody else), "stopped" (by the supervisor's own will)."""
+    "protocol" (a bad frame), "external" (killed by somebody else), "stopped" (by the supervisor's own will), "stuck"
+    (it survives SIGKILL, in state D, and is dead to us)."""
 
     def __init__(self, cause: Cause, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -88,12 +90,14 @@ class Worker:
         self.state = "starting"
         self.survivors: list[int] = []
         """Process ids of its family that survived SIGKILL; known once it was ended."""
+        self.still = False
+        """It works, but has made no step for a while."""
         self.last_frame = time.monotonic()
         self.on_frame: Callable[[Any, list[int]], None] | None = None
         """Gets the frames that answer no question."""
         self._expected: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
         self._death: tuple[Cause, str] | None = None
-        self._killing: asyncio.Future[list[int]] | None = None
+        self._killing: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[None] | None = None
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
@@ -189,7 +193,7 @@ class Worker:
             except OSError as error:  # no more processes or descriptors to be had
                 raise StartError(f"the {self.stage} worker cannot be spawned: {error}") from error
             undo.pop_all()
-        self.channel: channel.AsyncChannel[Any] = channel.AsyncChannel(ours, FROM_WORKER[self.stage])
+        self.channel: AsyncChannel[Any] = AsyncChannel(ours, FROM_WORKER[self.stage])
         self.channel.listen(self._received, self._channel_ended)
         self._loop.add_reader(self._output, self._read_output)
         self._loop.add_reader(self._pidfd, self._exited)
@@ -207,7 +211,6 @@ class Worker:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"
         environment["TOKENIZERS_PARALLELISM"] = "false"
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         environment["INGESTD_WORKER"] = self.token
         return environment
 
@@ -224,25 +227,30 @@ class Worker:
         self.kill("stopped", reason)
         if self._killing is not None:
             await self._killing
-        await asyncio.wait({self.died}, timeout=ABANDON_AFTER)
         # Once more: a worker that died by itself may have left something behind.
         survivors = await asyncio.to_thread(process.destroy, self.pid, self.token)
-        if not self.died.done():
-            survivors = sorted({*survivors, self.pid})
-            self._gone(WorkerDied("stopped", "abandoned: it survives SIGKILL"))
         if survivors:
             log.error("%s worker %d survives SIGKILL: %s is abandoned", self.stage, self.pid, survivors)
             self.survivors = survivors
             if self.stage != "watch":  # it is not replaced, so it can hold up nobody but its own sources
                 abandoned.extend(survivors)
-        for descriptor in (self._output, self._pidfd):
-            self._loop.remove_reader(descriptor)
-            os.close(descriptor)
+        self._loop.remove_reader(self._output)
+        os.close(self._output)
+        if self._process.returncode is None:  # abandoned
+            self._loop.add_reader(self._pidfd, self._reap)
+        self._reap()
         self._page.close()
         os.close(self._page_fd)
         os.close(self._stack)
         self.channel.close()
         await asyncio.to_thread(remove_tree, self.scratch)
+
+    def _reap(self) -> None:
+        """Once it is dead at last, nothing of it is left, not even its number."""
+        if self._process.poll() is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            abandoned[:] = [pid for pid in abandoned if pid != self.pid]
 
     async def stop(self) -> None:
         """The ladder: ask, wait, SIGTERM, wait, SIGKILL.
@@ -266,7 +274,12 @@ class Worker:
         """SIGKILL to the worker and everything below it, while its children can be told by their parent."""
         if not self.died.done() and self._killing is None:
             self._death = self._death or (cause, reason)
-            self._killing = asyncio.ensure_future(asyncio.to_thread(process.destroy, self.pid, self.token))
+            self._killing = asyncio.ensure_future(self._destroy(reason))
+
+    async def _destroy(self, reason: str) -> None:
+        await asyncio.to_thread(process.destroy, self.pid, self.token)
+        await asyncio.wait({self.died}, timeout=ABANDON_AFTER)
+        self._gone(WorkerDied("stuck", f"survives SIGKILL, {reason}"))
 
     def capture_stack(self) -> None:
         """Ask for the stacks of all its threads; they are in `stack` a moment later. Works while C code hangs."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
-from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
+import pytest
+
+from ingestd import dispatch
+from ingestd.daemon import Daemon
+from tests.processes.daemons import HOSTILE, contents, ingest, ingestd, left_over, running, write_config
+from tests.processes.inside import inside, take_in
 
 LIMITS = {"deadline": "12s", "idle_deadline": "3s", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
 
@@ -74,7 +81,7 @@ def test_each_costs_its_own_file(tmp_path: Path) -> None:
     for number in range(30):
         (folder / f"innocent{number}.md").write_text(f"# Innocent {number}\n\nNothing is wrong with number {number}.")
     state = tmp_path / "state"
-    config = write_config(state, folder, load=LIMITS)
+    config = write_config(state, folder, load={**LIMITS, "workers": 6})  # most of them hang, and need no processor
     summary = ingest(config, folder, hostile=True)
     reasons = {Path(f["path"]).stem: f["reason"] for f in summary["failures"]}
     for behaviour, expected in EXPECTED.items():
@@ -97,6 +104,25 @@ def test_each_costs_its_own_file(tmp_path: Path) -> None:
         assert '"partial"' in ingestd(config, "why", "--json", str(folder / f"{name}.hostile")).stdout
 
 
+def test_others_go_on_beside_one_that_hangs(tmp_path: Path) -> None:
+    """The only slot is taken by it for as long as this test runs; the spare does the work."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.hostile").write_text("hang_in_sleep\n")
+    for number in range(30):
+        (folder / f"b{number}.hostile").write_text(f"good\ntext of number {number}")
+    state = tmp_path / "state"
+    limits = {"workers": 1, "deadline": "10m", "idle_deadline": "10m"}
+    with running(write_config(state, folder, load=limits), state, hostile=True) as daemon:
+        deadline = time.monotonic() + 60
+        while (status := daemon.status())["files"]["indexed"] < 30:
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+        assert status["files"]["running"] == 1
+        assert "a.hostile" in str([worker["path"] for worker in status["workers"]])
+        daemon.kill()
+
+
 def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     count = 1000
     rng = random.Random(7)
@@ -109,7 +135,7 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     for number, kind in enumerate(kinds):
         (folder / f"f{number:04}.hostile").write_text(f"{kind}\nfile number {number} says good morning")
     state = tmp_path / "state"
-    config = write_config(state, folder, load={**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "2s"})
+    config = write_config(state, folder, load={**LIMITS, "workers": 6, "memory": "200MiB", "idle_deadline": "2s"})
     summary = ingest(config, folder, hostile=True, timeout=280)
     bad = Counter(kind for kind in kinds if kind != "good")
     found: Counter[str] = Counter()
@@ -123,24 +149,33 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     assert not left_over(state)
 
 
-def test_strikes_follow_the_content(tmp_path: Path) -> None:
+def test_strikes_follow_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts, then quarantine; a copy is not tried, a changed file is."""
+    monkeypatch.setattr(dispatch, "STRIKE_RETRY", (0.2, 2.0))
+    monkeypatch.syspath_prepend(str(HOSTILE))
+    monkeypatch.setenv("PYTHONPATH", str(HOSTILE), prepend=os.pathsep)
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.hostile").write_text("exit\n")
-    state = tmp_path / "state"
-    config = write_config(state, folder, load={**LIMITS, "max_strikes": 3})
-    assert ingest(config, folder, hostile=True)["quarantined"] == 1
-    why = ingestd(config, "why", "--json", str(folder / "a.hostile")).stdout
-    assert why.count('"strike ') == 3
-    (folder / "b.hostile").write_text("exit\n")
-    assert ingest(config, folder, hostile=True)["quarantined"] == 2
-    why = ingestd(config, "why", "--json", str(folder / "b.hostile")).stdout
-    assert why.count('"strike ') == 0
-    assert "same content as a quarantined file" in why
-    (folder / "a.hostile").write_text("good\nnow it is")
-    assert ingest(config, folder, hostile=True)["indexed"] == 1
-    assert ingestd(config, "failures").stdout.count("b.hostile") == 1
+
+    async def body(daemon: Daemon) -> None:
+        async def history(name: str) -> str:
+            async for told in daemon.handle("why", {"path": os.fsencode(folder / name)}):
+                return str(told["history"])
+            raise AssertionError
+
+        assert (await take_in(daemon, folder))["quarantined"] == 1
+        assert (await history("a.hostile")).count("strike ") == 3
+        (folder / "b.hostile").write_text("exit\n")
+        assert (await take_in(daemon, folder))["quarantined"] == 2
+        assert "strike " not in await history("b.hostile")
+        assert "same content as a quarantined file" in await history("b.hostile")
+        (folder / "a.hostile").write_text("good\nnow it is")
+        assert (await take_in(daemon, folder))["indexed"] == 1
+        async for told in daemon.handle("failures", {}):
+            assert [os.path.basename(failure["path"]) for failure in told["failures"]] == ["b.hostile"]
+
+    inside(write_config(tmp_path / "state", folder, load={**LIMITS, "max_strikes": 3}), body)
 
 
 def test_the_sandbox_holds(tmp_path: Path) -> None:
@@ -186,7 +221,7 @@ def test_a_loader_with_workers_of_its_own_starves_nobody(tmp_path: Path) -> None
 def test_healthy_files_are_not_struck_on_a_busy_machine(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
-    for number in range(40):
+    for number in range(16):
         (folder / f"f{number}.hostile").write_text(f"slow 0.5\n{number}")
     state = tmp_path / "state"
     config = write_config(state, folder, load={**LIMITS, "workers": 4, "deadline": "4s"})
@@ -198,4 +233,4 @@ def test_healthy_files_are_not_struck_on_a_busy_machine(tmp_path: Path) -> None:
             process.kill()
             process.wait()
     assert summary["quarantined"] == summary["failed"] == 0
-    assert summary["indexed"] == 40
+    assert summary["indexed"] == 16

@@ -69,21 +69,23 @@ class Killer:
 
 
 def run_under_fire(
-    tmp_path: Path, kills: int, files: int, seed: int, tables: dict[str, dict[str, Any]], pause: float
+    tmp_path: Path, kills: int, files: int, seed: int, tables: dict[str, dict[str, Any]], pace: tuple[float, float]
 ) -> None:
+    """`pace`: seconds between two files, and between two kills, both on average."""
+    between_files, between_kills = pace
     rng = random.Random(seed)
     folder = tmp_path / "docs"
     folder.mkdir()
     state = tmp_path / "fire"
     config = write_config(state, folder, **tables)
     with running(config, state) as daemon:
-        writer = threading.Thread(target=write_files, args=(folder, files, random.Random(seed), pause))
+        writer = threading.Thread(target=write_files, args=(folder, files, random.Random(seed), between_files))
         writer.start()
         killer = Killer(daemon, rng)
         try:
             while sum(killer.kills.values()) < kills:
                 killer.kill_one()
-                time.sleep(rng.random() * pause * 8)
+                time.sleep(rng.random() * 2 * between_kills)
         finally:
             writer.join()
         status = daemon.wait(180)
@@ -107,9 +109,9 @@ def run_under_fire(
 
 def test_kills(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kills = request.config.getoption("--kills") or 50
-    run_under_fire(tmp_path, kills, files=6 * kills, seed=20, tables={}, pause=0.06)
+    run_under_fire(tmp_path, kills, files=4 * kills, seed=20, tables={}, pace=(0.2, 0.1))
 
 
 def test_kills_with_the_real_model(tmp_path: Path) -> None:
-    tables = {"encode": {"engine": "torch", "model": "sentence-transformers/all-MiniLM-L6-v2"}}
-    run_under_fire(tmp_path, kills=7, files=20, seed=21, tables=tables, pause=0.5)
+    model = {"engine": "torch", "model": "sentence-transformers/all-MiniLM-L6-v2", "devices": ["cpu"]}
+    run_under_fire(tmp_path, kills=6, files=20, seed=21, tables={"encode": model}, pace=(0.5, 1.0))
