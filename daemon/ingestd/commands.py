@@ -16,8 +16,9 @@ from typing import Any
 from ingestd import journal, reports
 from ingestd.config import Config
 from ingestd.control import Control
-from ingestd.daemon import Daemon, Lock
+from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
+from ingestd.lock import Lock
 from ingestd.types import display
 
 log = logging.getLogger("ingestd")
@@ -240,7 +241,7 @@ def plugins(config: Config) -> list[dict[str, Any]]:
     async def alone() -> list[dict[str, Any]]:
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
-            return reports.plugins(daemon.manifest, ())
+            return reports.plugins(daemon.plugins.manifest, daemon.plugins.blocked)
 
     return asyncio.run(alone())
 

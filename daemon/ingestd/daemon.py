@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import logging
@@ -24,17 +22,19 @@ from ingestd import journal as journals
 from ingestd import process, reports
 from ingestd.batches import Batch
 from ingestd.channel import FRAME_LIMIT, read_blob
-from ingestd.config import DEFAULT_MODEL, Config, WatchTable, load
+from ingestd.config import DEFAULT_MODEL, Config, WatchTable
 from ingestd.control import ControlServer
 from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
-from ingestd.errors import AlreadyRunningError, IngestdError, UsageError
+from ingestd.errors import IngestdError, UsageError
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal
-from ingestd.messages import Manifest
+from ingestd.lock import Lock
+from ingestd.manifest import Plugins
+from ingestd.reloading import reload
 from ingestd.sandbox import low_oom_score
 from ingestd.slots import Pool, Turns
-from ingestd.supervisor import StartError, Worker, WorkerDied, remove_tree
+from ingestd.supervisor import Worker, WorkerDied, remove_tree
 from ingestd.types import Hit, display
 from ingestd.watching import Watching
 
@@ -46,37 +46,8 @@ DRAIN = 20.0
 """Seconds that a stop waits for what is in hand."""
 TICK = 0.2
 """Seconds between two looks at the progress of an `ingest`."""
-RELOAD_WAIT = 30.0
-"""Seconds that a reload waits for its new sources to be watched."""
-PROBE_TIMEOUT = 60.0
 START_TIMEOUT = {"load": 60.0, "encode": 900.0, "index": 60.0, "watch": 30.0}
 SCRATCH_FILE_LIMIT = 4 << 30
-
-
-class Lock:
-    """The state directory belongs to one daemon at a time. Raises `AlreadyRunningError` with the pid of the other."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(directory / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._file)
-            raise AlreadyRunningError(
-                f"another daemon (pid {pid}) holds the state directory {directory}", command="ingestd status"
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._file)
-
-
-def _resolve(future: asyncio.Future[Any], value: Any, _: list[int]) -> None:
-    if not future.done():
-        future.set_result(value)
 
 
 def _frames(paths: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -99,20 +70,6 @@ def constants(table: WatchTable) -> str:
     ).decode()
 
 
-def unlike(old: Config, new: Config) -> list[str]:
-    """The keys that differ and that only a new start brings into force."""
-    keys = [
-        f"[{table}] {key}"
-        for table in ("state", "chunk", "encode", "index", "log")
-        for key in getattr(old, table).__struct_fields__
-        if getattr(getattr(old, table), key) != getattr(getattr(new, table), key)
-    ]
-    pools = {name: (own.get("workers"), other.get("workers")) for name in old.load.loaders | new.load.loaders
-             for own, other in [(old.load.loaders.get(name, {}), new.load.loaders.get(name, {}))]}  # fmt: skip
-    keys += ["[load] workers"] if old.load.workers != new.load.workers else []
-    return keys + [f"[load.{name}] workers" for name, (before, now) in pools.items() if before != now]
-
-
 class Daemon:
     """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
 
@@ -122,10 +79,8 @@ class Daemon:
         self.state = config.state_directory
         self.started = time.monotonic()
         self.ready = False
-        self.manifest = Manifest(items=[], errors=[])
+        self.plugins = Plugins()
         self.sandbox: dict[str, Any] = {}
-        self.warnings: list[str] = []
-        self._blocked: list[str] = []
         self._tasks: list[asyncio.Task[Any]] = []
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -166,9 +121,12 @@ class Daemon:
         self.encoders = Encoders()
         self.indexer = Indexer()
         self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer)
-        await self._configure()
+        await self._note_sources()
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
-        await self._probe()
+        await self.plugins.probe(self.scratch, self._prefix)
+        self.plugins.check(self.config)
+        if revived := await self.journal.revive(self.plugins.loaders):
+            log.info("%d files get another try, since the loaders changed", revived)
         await self._pools()
         self.watching.on_readable = self._renew_load
         self._task(self.dispatcher.watchman.run(), "watchman")
@@ -213,7 +171,7 @@ class Daemon:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.append(task)
 
-    async def _configure(self) -> None:
+    async def _note_sources(self) -> None:
         """Tell the journal of the sources as they are configured now."""
         settings = {
             table.name: journals.SourceSettings(os.fsencode(table.directory), constants(table), table.hold_grace)
@@ -222,29 +180,21 @@ class Daemon:
         settings[INGEST_SOURCE] = journals.SourceSettings(b"/")
         self._sources(await self.journal.configure(settings))
 
-    async def reload(self) -> dict[str, Any]:
-        """Read the configuration again and bring it into force: sources, limits and loaders.
+    async def configure(self, config: Config) -> None:
+        """Bring other sources, limits and loaders into force."""
+        settings = self._load_settings(0)
+        self.config = config
+        self.dispatcher.configure(config)
+        await self._note_sources()
+        if self._load_settings(0) != settings:
+            self._renew_load()
+        if self.watching_sources:
+            await self.watching.follow(config.watch)
 
-        Returns the names of the sources, and the keys that wait for the next start. Raises `ConfigError`, and then
-        everything is as it was.
-        """
+    async def reload(self) -> dict[str, Any]:
+        """See `reloading.reload`."""
         async with self._reloading:
-            old = self.config
-            file = Path(old.file) if old.file else None
-            new = await asyncio.to_thread(load, file, os.environ, old.state.directory)
-            settings = self._load_settings(0)
-            self.config = msgspec.structs.replace(old, watch=new.watch, load=new.load, file=new.file)
-            self.dispatcher.configure(self.config)
-            await self._configure()
-            if self._load_settings(0) != settings:
-                self._renew_load()
-            if self.watching_sources:
-                await self.watching.follow(self.config.watch)
-                deadline = time.monotonic() + RELOAD_WAIT
-                while not self.watching.ready and time.monotonic() < deadline:
-                    await asyncio.sleep(0.05)
-            log.info("the configuration was read again: %d sources", len(new.watch))
-            return {"sources": [table.name for table in new.watch], "restart": unlike(old, new)}
+            return await reload(self)
 
     def _sources(self, known: dict[str, journals.SourceRow]) -> None:
         self.dispatcher.roots = {name: source.root for name, source in known.items()}
@@ -264,48 +214,6 @@ class Daemon:
     def _worker_died(self, worker: Worker, death: WorkerDied) -> None:
         where = f" on {display(worker.path)}" if worker.path else ""
         log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason)
-
-    async def _probe(self) -> None:
-        """Learn what the plugins offer. A plugin that the probe does not survive is left out from then on."""
-        while True:
-            worker = Worker("probe", f"{self._prefix}.probe.{len(self._blocked)}", self.scratch / "probe")
-            self.scratch.joinpath("probe").mkdir(exist_ok=True)
-            found: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
-            worker.on_frame = functools.partial(_resolve, found)
-            try:
-                await worker.start({"blocked": self._blocked}, PROBE_TIMEOUT)
-                waits: set[asyncio.Future[Any]] = {found, worker.died}
-                await asyncio.wait(waits, timeout=PROBE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-                if found.done():
-                    self.manifest = found.result()
-                    break
-                cause = worker.died.result().reason if worker.died.done() else f"hangs for {PROBE_TIMEOUT:.0f} s"
-                plugin = worker.progress()[1]
-                if not plugin or plugin in self._blocked:
-                    raise StartError(f"the plugins cannot be listed: {cause}")
-                entries = importlib.metadata.entry_points(group="ingestd", name=plugin)
-                origin = ", ".join(f"{entry.dist.name} {entry.dist.version}" for entry in entries if entry.dist)
-                self.warnings.append(f"plugin {plugin} ({origin}) is left out: {cause}")
-                log.error("%s", self.warnings[-1])
-                self._blocked.append(plugin)
-            finally:
-                await worker.end()
-        for error in self.manifest.errors:
-            self.warnings.append(f"plugin {error.plugin} ({error.distribution}) cannot be used: {error.reason}")
-            log.error("%s", self.warnings[-1])
-        self._known(self.config.encode.engine, "engine", "encode")
-        self._known(self.config.index.sink, "sink", "index")
-        loaders = {item.name: item.version for item in self.manifest.items if item.kind == "loader"}
-        revived = await self.journal.revive(loaders)
-        if revived:
-            log.info("%d files get another try, since the loaders changed", revived)
-
-    def _known(self, name: str, kind: str, table: str) -> None:
-        names = [item.name for item in self.manifest.items if item.kind == kind]
-        if name not in names:
-            told = "".join(f"; {warning}" for warning in self.warnings)
-            raise UsageError(f"[{table}] {kind}: there is no {kind} {name!r}; installed: {', '.join(names)}{told}",
-                             command="ingestd plugins")  # fmt: skip
 
     async def _pools(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -426,7 +334,7 @@ class Daemon:
             "file_size": SCRATCH_FILE_LIMIT,
             "disabled": [name for name, own in load.loaders.items() if own.get("disabled")],
             "suffixes": {name: list(own["suffixes"]) for name, own in load.loaders.items() if own.get("suffixes")},
-            "blocked": self._blocked,
+            "blocked": self.plugins.blocked,
         }
 
     def _encode_settings(self, number: int) -> dict[str, Any]:
@@ -442,7 +350,7 @@ class Daemon:
             "passage_prompt": encode.passage_prompt,
             "max_tokens": self.config.chunk.max_tokens,
             "overlap": self.config.chunk.overlap,
-            "blocked": self._blocked,
+            "blocked": self.plugins.blocked,
         }
 
     def _index_settings(self, number: int) -> dict[str, Any]:
@@ -453,7 +361,7 @@ class Daemon:
             "fingerprint": self._fingerprint.result(),
             "options": index.sinks.get(index.sink, {}),
             "readonly": False,
-            "blocked": self._blocked,
+            "blocked": self.plugins.blocked,
         }
 
     # --- what it is asked for ---------------------------------------------------------------------------------
@@ -561,7 +469,7 @@ class Daemon:
             case "reload":
                 yield await self.reload()
             case "plugins":
-                yield {"plugins": reports.plugins(self.manifest, self._blocked)}
+                yield {"plugins": reports.plugins(self.plugins.manifest, self.plugins.blocked)}
             case "stop":
                 yield {}
             case _:
@@ -592,7 +500,7 @@ class Daemon:
     @property
     def troubles(self) -> list[str]:
         """Everything that a person should know now."""
-        found = [*self.warnings, *self.dispatcher.causes.warnings.values(), *self.watching.warnings]
+        found = [*self.plugins.warnings, *self.dispatcher.causes.warnings.values(), *self.watching.warnings]
         if self.dispatcher.unknown_language:
             found.append(
                 f"{self.dispatcher.unknown_language} documents are in a language that {self.config.encode.model} hardly"

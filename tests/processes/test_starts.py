@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestd import daemon as daemons
-from ingestd import process
+from ingestd import manifest, process
 from ingestd.daemon import Daemon
 from tests.processes.daemons import HOSTILE, ingestd, left_over, running, write_config
 from tests.processes.inside import events, inside, states, take_in
@@ -43,17 +42,17 @@ def test_plugins_that_do_not_work_are_named_and_left_out(tmp_path: Path, monkeyp
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin-{name}\nVersion: 2.1\n")
         (info / "entry_points.txt").write_text(f"[ingestd]\n{name} = plugin_{name}\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(daemons, "PROBE_TIMEOUT", 6.0)
+    monkeypatch.setattr(manifest, "PROBE_TIMEOUT", 6.0)
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.md").write_text("It works all the same.")
 
     async def body(daemon: Daemon) -> None:
         for name, cause in CAUSES.items():
-            told = [warning for warning in daemon.warnings if f"plugin {name} " in warning]
-            assert len(told) == 1, daemon.warnings
+            told = [warning for warning in daemon.plugins.warnings if f"plugin {name} " in warning]
+            assert len(told) == 1, daemon.plugins.warnings
             assert told[0].startswith(f"plugin {name} (plugin-{name} 2.1) {cause}")
-        assert (await daemon.status())["warnings"][:4] == daemon.warnings
+        assert (await daemon.status())["warnings"][:4] == daemon.plugins.warnings
         # No stage's worker imports what the probe did not survive.
         assert (await take_in(daemon, folder))["indexed"] == 1
         assert (await daemon.search("works", 1, None, None))[0]["path"] == str(folder / "a.md")

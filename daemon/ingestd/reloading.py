@@ -1,0 +1,53 @@
+"""A configuration that changed under a running daemon: what comes into force, and what waits for the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ingestd.config import Config, load
+
+if TYPE_CHECKING:
+    from ingestd.daemon import Daemon
+
+log = logging.getLogger("ingestd")
+
+WATCH_WAIT = 30.0
+"""Seconds that a reload waits for its new sources to be watched."""
+
+
+async def reload(daemon: Daemon) -> dict[str, Any]:
+    """Read the configuration again and bring it into force: sources, limits and loaders.
+
+    Returns the names of the sources, and the keys that wait for the next start. Raises `ConfigError`, and then
+    everything is as it was.
+    """
+    old = daemon.config
+    file = Path(old.file) if old.file else None
+    new = await asyncio.to_thread(load, file, os.environ, old.state.directory)
+    await daemon.configure(msgspec.structs.replace(old, watch=new.watch, load=new.load, file=new.file))
+    deadline = time.monotonic() + WATCH_WAIT
+    while not daemon.watching.ready and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    log.info("the configuration was read again: %d sources", len(new.watch))
+    return {"sources": [table.name for table in new.watch], "restart": unlike(old, new)}
+
+
+def unlike(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that only a new start brings into force."""
+    keys = [
+        f"[{table}] {key}"
+        for table in ("state", "chunk", "encode", "index", "log")
+        for key in getattr(old, table).__struct_fields__
+        if getattr(getattr(old, table), key) != getattr(getattr(new, table), key)
+    ]
+    pools = {name: (own.get("workers"), other.get("workers")) for name in old.load.loaders | new.load.loaders
+             for own, other in [(old.load.loaders.get(name, {}), new.load.loaders.get(name, {}))]}  # fmt: skip
+    keys += ["[load] workers"] if old.load.workers != new.load.workers else []
+    return keys + [f"[load.{name}] workers" for name, (before, now) in pools.items() if before != now]
