@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ingestd
@@ -374,6 +374,26 @@ def test_documents_finish_in_about_the_order_they_came() -> None:
     assert max(abs(place - number) for place, number in enumerate(finished)) < 15
 
 
+def test_what_is_ahead_comes_before_a_window_that_was_filled() -> None:
+    def job(number: int, texts: int) -> Job:
+        tokens = pack([np.full(10 * number, number, np.int32)] * texts)
+        return Job(number, tokens, np.zeros((texts, 1), np.float32), texts)
+
+    window = Window()
+    window.add(job(3, 40))
+    assert {one.number for one, _ in window.batch(100)} == {3}
+    window.add(job(1, 12), ahead=True)
+    window.add(failed := job(2, 4), ahead=True)
+    window.drop(failed)
+    order = []
+    while window:
+        batch = window.batch(100)
+        assert len({one.number for one, _ in batch}) == 1, "a batch is of texts of one length"
+        assert sum(len(one.text(index)) for one, index in batch) <= 100
+        order += [one.number for one, _ in batch]
+    assert order == [1] * 12 + [3] * 37
+
+
 def test_a_question_overtakes_everything(spawn: Spawn, odd: Any) -> None:
     odd.state["gate"] = gate = threading.Semaphore(10**6)
     worker = spawn(batch_tokens=64)
@@ -528,6 +548,7 @@ def test_a_bad_blob_fails_its_job(worker: Worker, kind: str) -> None:
     assert isinstance(found[2][0], Encoded)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20), max_size=20))
 def test_tokens_survive_the_blob(texts: list[list[int]]) -> None:
     tokens = pack([np.array(text, np.int32) for text in texts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -37,6 +38,7 @@ class Device:
         self.answers: set[asyncio.Future[Any]] = set()
         self.works: set[asyncio.Future[None]] = set()
         self.turns = asyncio.Lock()
+        self.asked: list[bytes] = []
 
     async def ask(self, frame: Encode, descriptors: Sequence[int]) -> asyncio.Future[tuple[Any, list[int]]]:
         if self.died.done():
@@ -46,13 +48,17 @@ class Device:
         self.most.append(len([one for one in self.answers if not one.done()]))
         size = os.fstat(descriptors[0]).st_size
         texts = os.pread(descriptors[0], size, 0)[frame.start : frame.stop]
-        work = asyncio.ensure_future(self._work(frame.job, texts, answer))
+        self.asked.append(texts)
+        turn = contextlib.nullcontext() if frame.ahead else self.turns
+        work = asyncio.ensure_future(self._work(frame.job, texts, answer, turn))
         self.works.add(work)
         work.add_done_callback(self.works.discard)
         return answer
 
-    async def _work(self, job: int, texts: bytes, answer: asyncio.Future[Any]) -> None:
-        async with self.turns:
+    async def _work(
+        self, job: int, texts: bytes, answer: asyncio.Future[Any], turn: contextlib.AbstractAsyncContextManager[None]
+    ) -> None:
+        async with turn:
             await asyncio.sleep(0)
             if answer.done():
                 return
@@ -121,10 +127,10 @@ class Devices:
             await asyncio.sleep(0)
 
 
-async def encode(encoders: Encoders, texts: bytes, tokens: int = 0) -> bytes:
+async def encode(encoders: Encoders, texts: bytes, tokens: int = 0, *, ahead: bool = False) -> bytes:
     descriptor = write_blob([texts], Path("/nowhere"))
     try:
-        return read_blob(await encoders.encode(descriptor, len(texts), tokens or len(texts)))
+        return read_blob(await encoders.encode(descriptor, len(texts), tokens or len(texts), ahead=ahead))
     finally:
         os.close(descriptor)
 
@@ -243,6 +249,41 @@ def test_the_window_is_bounded() -> None:
     assert max(pool.most) <= module.WINDOW_DOCUMENTS
     _, pool = run(lambda texts: "", DOCUMENTS[:50], devices=1, tokens=module.WINDOW_TOKENS // 4)
     assert max(pool.most) == 4
+
+
+def test_what_is_ahead_waits_for_no_window() -> None:
+    """The queue is long and the windows are full of documents that never end."""
+
+    def fate(texts: bytes) -> str:
+        return "" if texts.startswith(b"fresh") else "hang"
+
+    async def body() -> None:
+        encoders = Encoders()
+        pool = Devices(encoders, fate, 2)
+
+        def asked() -> list[bytes]:
+            return sorted(text for device in pool.workers for text in device.asked)
+
+        share = module.WINDOW_TOKENS // 4
+        works = [asyncio.create_task(encode(encoders, b"backlog", share)) for _ in range(50)]
+        while len(asked()) < 8:
+            await asyncio.sleep(0)
+        texts = [b"fresh %02d" % number for number in range(20)]
+        fresh = [asyncio.create_task(encode(encoders, text, share, ahead=True)) for text in texts]
+        assert await asyncio.wait_for(asyncio.gather(*fresh), 60) == texts
+        assert asked() == [b"backlog"] * 8 + texts, "nothing of the backlog came between"
+        # What is ahead fills no more than another window of each device.
+        works += [asyncio.create_task(encode(encoders, b"more", share, ahead=True)) for _ in range(50)]
+        while len(asked()) < 36:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert asked() == [b"backlog"] * 8 + texts + [b"more"] * 8
+        for task in (*works, *pool.tasks):
+            task.cancel()
+        await asyncio.gather(*works, *pool.tasks, return_exceptions=True)
+
+    asyncio.run(body())
 
 
 def test_a_given_up_document_is_not_encoded() -> None:

@@ -423,7 +423,7 @@ class Dispatcher:
         vectors: int | None = None
         try:
             if loaded.fresh:
-                vectors = await self.encoders.encode(tokens, loaded.fresh, loaded.tokens)
+                vectors = await self.encoders.encode(tokens, loaded.fresh, loaded.tokens, ahead=bool(row.fresh))
             document = self._document(attempt, identified, loaded.title, loaded.metadata)
             sent = [chunks] if vectors is None else [chunks, vectors]
             written = await self.indexer.write(lambda job: IndexReplace(job=job, document=document), sent)

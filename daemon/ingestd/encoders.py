@@ -26,6 +26,8 @@ WINDOW_SECONDS = 2.0
 WINDOW_TOKENS = 16_384
 """The least window, for a device whose rate is not known yet."""
 WINDOW_DOCUMENTS = 256
+WINDOW_AHEAD = 2
+"""Windows that may be in flight to a device for the sake of documents that are ahead of others."""
 SILENCE = 60.0
 """Seconds without a frame after which an encoder that has work counts as hung; it speaks once a second."""
 SLOWEST = 100.0
@@ -52,6 +54,8 @@ class Job:
     tokens: int
     done: asyncio.Future[int]
     """The descriptor of the vectors."""
+    ahead: bool = False
+    """Before all that are not; the encoder too computes it before what it has in hand."""
     deaths: int = 0
     suspects: list[tuple[int, int, int, int]] = field(default_factory=list)
     """(start, stop, kills, kills from outside): ranges of chunks still to be tried alone."""
@@ -88,6 +92,7 @@ class Encoders:
         self.tokens = 0
         self._numbers = itertools.count(1)
         self._queue: deque[Job] = deque()
+        self._ahead: deque[Job] = deque()
         self._turns: list[asyncio.Event] = []
         self._loads: dict[Worker, float] = {}
         """Tokens in flight."""
@@ -97,12 +102,13 @@ class Encoders:
         """Of all devices together, while they are busy; 0 where it is not known yet."""
         return sum(self.rates.values())
 
-    async def encode(self, descriptor: int, texts: int, tokens: int) -> int:
+    async def encode(self, descriptor: int, texts: int, tokens: int, *, ahead: bool = False) -> int:
         """Vectors of a blob of token ids, as a descriptor that the caller owns. Raises `PoisonError`.
 
-        The blob's descriptor stays the caller's.
+        The blob's descriptor stays the caller's. `ahead`: the document overtakes the backlog.
         """
-        job = Job(next(self._numbers), descriptor, texts, tokens, asyncio.get_running_loop().create_future())
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        job = Job(next(self._numbers), descriptor, texts, tokens, done, ahead)
         self._put(job)
         return await job.done
 
@@ -137,19 +143,26 @@ class Encoders:
 
     def _put(self, job: Job, *, first: bool = False) -> None:
         self.wanted.set()
+        queue = self._ahead if job.ahead else self._queue
         if first:
-            self._queue.appendleft(job)
+            queue.appendleft(job)
         else:
-            self._queue.append(job)
+            queue.append(job)
         for turn in self._turns:
             turn.set()
 
-    def _take(self, company: bool) -> Job | None:
-        """The next document; a suspect only for an encoder that has nothing else in hand."""
-        for job in self._queue:
-            if job.deaths < SUSPECT_AFTER or not company:
-                self._queue.remove(job)
-                return job
+    def _take(self, company: bool, room: float) -> Job | None:
+        """The next document; a suspect only for an encoder that has nothing else in hand.
+
+        `room`: the share of the window that is free. The window is no reason to wait for one that is ahead.
+        """
+        for queue, least in ((self._ahead, 1.0 - WINDOW_AHEAD), (self._queue, 0.0)):
+            if room <= least:
+                continue
+            for job in queue:
+                if job.deaths < SUSPECT_AFTER or not company:
+                    queue.remove(job)
+                    return job
         return None
 
     def _others_first(self, worker: Worker) -> bool:
@@ -190,8 +203,8 @@ class Encoders:
                     raise worker.died.result()
                 window = max(WINDOW_TOKENS, self.rates.get(worker, 0.0) * WINDOW_SECONDS)
                 load = self._loads[worker]
-                room = load < window and len(flight) < WINDOW_DOCUMENTS and not self._others_first(worker)
-                job = self._take(bool(flight)) if room or not flight else None
+                room = 1.0 - max(load / window, len(flight) / WINDOW_DOCUMENTS) if flight else 1.0
+                job = self._take(bool(flight), room) if not flight or not self._others_first(worker) else None
                 if job is None:
                     turn.clear()
                     await turn.wait()
@@ -215,7 +228,7 @@ class Encoders:
                     if other is not turn:  # it may have left this document to this device
                         other.set()
                 worker.state = "running"
-                answer = await worker.ask(Encode(job=job.number), [job.descriptor])
+                answer = await worker.ask(Encode(job=job.number, ahead=job.ahead), [job.descriptor])
                 answer.add_done_callback(functools.partial(answered, job))
         except WorkerDied as death:
             for job in flight.values():

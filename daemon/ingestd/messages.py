@@ -152,11 +152,15 @@ class LoadFailed(Frame, frozen=True, kw_only=True):
 
 
 class Encode(Frame, frozen=True, kw_only=True):
-    """Descriptor: the document's token ids (`encode.pack_tokens`). `start:stop` picks some of its texts."""
+    """Descriptor: the document's token ids (`encode.pack_tokens`). `start:stop` picks some of its texts.
+
+    `ahead`: before the texts of all others that wait.
+    """
 
     job: int
     start: int = 0
     stop: int | None = None
+    ahead: bool = False
 
 
 class Encoded(Frame, frozen=True, kw_only=True):

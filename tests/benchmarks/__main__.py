@@ -18,7 +18,7 @@ from typing import cast
 
 from tests.benchmarks.figures import Benchmark, Figure, table
 
-NAMES = ("end_to_end", "encoder", "overhead", "respawn", "searching", "hanging", "store")
+NAMES = ("end_to_end", "encoder", "overhead", "respawn", "searching", "fresh", "rescan", "scale", "hanging", "store")
 
 
 def machine() -> str:

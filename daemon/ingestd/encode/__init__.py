@@ -245,7 +245,7 @@ class EncodeWorker:
         tokens = Tokens(tokens.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
         job = Job(frame.job, tokens, np.empty((len(tokens), self.dims), np.float32), len(tokens))
         if job.left:
-            self._window.add(job)
+            self._window.add(job, ahead=frame.ahead)
         else:
             self._finish(job)
 

@@ -57,21 +57,31 @@ class Window:
     _waiting: list[Job] = field(default_factory=list)
     _texts: list[Text] = field(default_factory=list)
     """Shortest first: batches are taken off the end."""
+    _ahead: Window | None = None
+    """Of the documents whose texts come before all of these."""
 
     def __bool__(self) -> bool:
-        return bool(self._texts or self._waiting)
+        return bool(self._texts or self._waiting or self._ahead)
 
-    def add(self, job: Job) -> None:
-        self._waiting.append(job)
+    def add(self, job: Job, *, ahead: bool = False) -> None:
+        if ahead:
+            self._ahead = self._ahead or Window()
+            self._ahead.add(job)
+        else:
+            self._waiting.append(job)
 
     def drop(self, job: Job) -> None:
         """Forget what is left of a failed job."""
         self._texts = [text for text in self._texts if text[0] is not job]
         if job in self._waiting:
             self._waiting.remove(job)
+        if self._ahead:
+            self._ahead.drop(job)
 
     def batch(self, budget: int) -> list[Text]:
         """Texts of at most `budget` tokens together were all as long as the longest; at least one text."""
+        if self._ahead:
+            return self._ahead.batch(budget)
         if not self._texts:
             self._fill(budget)
         longest = len(self._texts[-1][0].text(self._texts[-1][1]))
