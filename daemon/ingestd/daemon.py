@@ -320,6 +320,10 @@ class Daemon:
         encode, load = self.config.encode, self.config.load
         # The sources and what `ingest` was given; never the state directory, though it may lie below them.
         read = {table.directory for table in self.config.watch} | self.watching.readable
+        exclude = [str(self.state.resolve())]
+        if any(table.follow_links for table in self.config.watch):
+            read = {"/"}  # nobody knows where a link leads
+            exclude += ["/proc", "/sys", "/dev"]
         return {
             "engine": encode.engine,
             "model": self._model,
@@ -328,7 +332,7 @@ class Daemon:
             "overlap": self.config.chunk.overlap,
             "sandbox": load.sandbox,
             "read": sorted(read),
-            "exclude": [str(self.state.resolve())],
+            "exclude": exclude,
             "sockets": False,
             "memory": max(load.memory, *(load.limits(name).memory for name in load.loaders), 0),
             "file_size": SCRATCH_FILE_LIMIT,

@@ -261,7 +261,10 @@ class Dispatcher:
         worker, row = attempt.worker, attempt.row
         job = next(self._jobs)
         scratch = worker.scratch / str(job)
-        answer, descriptors = await worker.call(Load(job=job, path=attempt.path, scratch=str(scratch)))
+        source = self.sources.get(row.source)
+        follow = source is not None and source.follow_links
+        load = Load(job=job, path=attempt.path, follow_links=follow, scratch=str(scratch))
+        answer, descriptors = await worker.call(load)
         self.unreachable.answered(row.source)
         if isinstance(answer, Identified):
             identified = answer

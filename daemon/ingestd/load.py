@@ -130,7 +130,8 @@ class LoadWorker:
 
     def _load(self, job: Load, scratch: Path) -> tuple[Loaded | LoadFailed | None, list[int]]:
         step("opening")
-        descriptor = open_long(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        links = 0 if job.follow_links else os.O_NOFOLLOW
+        descriptor = open_long(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links)
         with os.fdopen(descriptor, "rb") as stream:
             before = os.fstat(descriptor)
             if not stat_module.S_ISREG(before.st_mode):

@@ -78,6 +78,7 @@ class Load(Frame, frozen=True, kw_only=True):
     job: int
     path: bytes
     """Absolute."""
+    follow_links: bool = False
     scratch: str
     """Directory of this attempt, made and removed by the supervisor."""
 
@@ -271,6 +272,7 @@ class WatchSource(Frame, frozen=True, kw_only=True):
     include: list[str] = []
     exclude: list[str] = []
     recursive: bool = True
+    follow_links: bool = False
     settle: float = 2.0
     max_settle: float = 300.0
     mode: str = "auto"

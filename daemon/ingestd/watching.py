@@ -305,6 +305,7 @@ def frame(job: int, table: WatchTable, below: Sequence[bytes] | None = None) -> 
         include=list(table.include),
         exclude=list(table.exclude),
         recursive=table.recursive,
+        follow_links=table.follow_links,
         settle=table.settle,
         max_settle=table.max_settle,
         mode=table.mode,

@@ -33,6 +33,7 @@ class WatchTable(Table, frozen=True, kw_only=True):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = DEFAULT_EXCLUDES
     recursive: bool = True
+    follow_links: bool = False
     settle: Duration = 2.0
     max_settle: Duration = 300.0
     mode: Literal["auto", "inotify", "poll"] = "auto"

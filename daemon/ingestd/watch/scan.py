@@ -24,6 +24,7 @@ import apsw
 from ingestd import worker
 from ingestd.errors import IngestdError
 from ingestd.messages import Stat
+from ingestd.watch.links import Loops
 from ingestd.watch.rules import Rules
 from ingestd.watch.tree import Tree
 
@@ -238,6 +239,7 @@ class Scan:
         self._known = known
         self._same_rules = same_rules
         """The journaled files passed these rules before: only files that differ are held against them again."""
+        self._loops: Loops | None = None
         self.different = 0
         """Documents met that differ."""
         self.unchanged = 0
@@ -252,6 +254,8 @@ class Scan:
         before = prefix[:-1] + b"0" if prefix else END  # "0" follows "/"
         page = functools.partial(self._journal.page, self._source, before=before, states=self._known is not None)
         rows = _Rows(page, prefix)
+        if self._tree.follow:
+            self._loops = Loops(self._tree, prefix)
         for items in self._walk(prefix):
             for start in range(0, max(1, len(items)), STRIDE):
                 piece = items[start : start + STRIDE] if len(items) > STRIDE else items
@@ -393,7 +397,10 @@ class Scan:
             self._failed(prefix, error)
             return None
         try:
-            volume = self._entered(prefix, directory, os.fstat(directory))
+            status = os.fstat(directory)
+            if self._loops is not None and self._loops.closes(prefix, status):
+                return [], True
+            volume = self._entered(prefix, directory, status)
             with os.scandir(directory) as entries:
                 while some := list(itertools.islice(entries, STEP)):
                     for entry in some:
@@ -415,6 +422,10 @@ class Scan:
                             if self._rules.directory(path):
                                 items.append((path, *_UNSEEN))
                                 flat = False
+                        elif self._loops is not None and entry.is_symlink():
+                            beyond = self._beyond(path, volume)
+                            items += beyond
+                            flat = flat and not any(_is_directory(item[0]) for item in beyond)
                     self._tree.step(prefix)
         except OSError as error:
             self._failed(prefix, error)
@@ -423,6 +434,20 @@ class Scan:
             os.close(directory)
         items.sort(key=_path)
         return items, flat
+
+    def _beyond(self, path: bytes, volume: int) -> list[Entry]:
+        """What a link leads to, as if it lay here; nothing where that is no document."""
+        try:
+            found = self._tree.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._failed(path, error)
+            return [(path, *_UNSEEN)]
+        if modes.S_ISREG(found.st_mode):
+            return [(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, volume)]
+        directory = modes.S_ISDIR(found.st_mode) and self._rules.directory(path + b"/")
+        return [(path + b"/", *_UNSEEN)] if directory else []
 
 
 _path = operator.itemgetter(0)

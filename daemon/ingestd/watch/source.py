@@ -71,7 +71,7 @@ class Source:
         self.finished = False
         self._journal = journal
         self._channel = channel
-        self._tree = Tree(frame.root)
+        self._tree = Tree(frame.root, follow=frame.follow_links, closed=journal.directory)
         place = os.path.realpath(self._tree.root).rstrip(b"/") + b"/"
         below = journal.directory[len(place) :] + b"/" if journal.directory.startswith(place) else None
         self._rules = Rules(frame.include, frame.exclude, recursive=frame.recursive, hidden=below)
@@ -196,6 +196,8 @@ class Source:
                 self._mark_region(prefix, gone)
         looks: list[tuple[bytes, Stat | None, bool]] = []
         for path, closed in marks.files.items():
+            if self.frame.follow_links and self._leads(path):
+                self._mark_region(path + b"/", True)
             if not self._rules.file(path):
                 continue
             try:
@@ -352,12 +354,29 @@ class Source:
     def _missing(self, fresh: bool, path: bytes, volume: int | None) -> None:
         if path in self._settle:
             return
-        doubt = self._absence.doubt(path, volume)
+        doubt = self._doubt(path, volume)
         if doubt is None:
             self._settle.observe(path, None, self._now, fresh=fresh)
         else:
             self._doubted = True
             self._note(*doubt)
+
+    def _doubt(self, path: bytes, volume: int | None) -> tuple[bytes, str] | None:
+        """See `Absence.doubt`."""
+        if self._tree.dangling(path) and not self._absence.accept:
+            return path, "a symbolic link on the way to it leads nowhere; what the index has of it is kept"
+        return self._absence.doubt(path, volume)
+
+    def _leads(self, path: bytes) -> bool:
+        """Whether it is a link, to a directory maybe, or was one maybe."""
+        if not self._rules.directory(path + b"/"):
+            return False
+        try:
+            return modes.S_ISLNK(self._tree.own(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
 
     def _known(self, path: bytes, stat: Stat) -> None:
         self._outbox.put(Change(path=path, stat=stat, fresh=False, known=True))
@@ -388,7 +407,7 @@ class Source:
                     self._outbox.withdraw(path)
                     continue
                 if stat is None:
-                    doubt = self._absence.doubt(path, row[5] if row is not None else None)
+                    doubt = self._doubt(path, row[5] if row is not None else None)
                     if doubt is not None:
                         self._note(*doubt)
                         continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from ingestd.paths import open_below
 from ingestd.watch.mounts import points_below, volume
 from ingestd.watch.tree import Tree
 
@@ -38,8 +37,7 @@ class Volumes:
 
     def look(self, prefix: bytes) -> int:
         """The volume of a directory as it is now. Raises `OSError`; ENOTDIR where there is another thing."""
-        self._tree.step(prefix)
-        directory = open_below(self._tree.root, prefix)
+        directory = self._tree.reach(prefix)
         try:
             return volume(directory)
         finally:
