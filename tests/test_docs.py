@@ -86,6 +86,15 @@ def test_the_commands_of_use_do_what_readme_says(home: Path) -> None:
     assert run(f"{start} --help", home).returncode == 0
 
 
+def test_the_python_example_runs(home: Path) -> None:
+    (code,) = blocks(section(README, "From Python"), "python")
+    (home / "example.py").write_text(code)
+    done = run(f"{sys.executable} example.py", home)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"warranty\.pdf indexed", done.stdout)
+    assert re.search(r"^0\.\d+ .*/papers/", done.stdout, re.MULTILINE)
+
+
 def test_the_other_commands_and_options_that_readme_names_exist(home: Path) -> None:
     for command in set(re.findall(r"`ingestd ([a-z-]+)", README + GUIDE)):
         assert run(f"ingestd {command} --help", home).returncode == 0, command

@@ -44,6 +44,12 @@ INGEST_SOURCE = "ingest"
 """The source of files that `ingest` was given and that lie in no watched directory; its root is `/`."""
 DRAIN = 20.0
 """Seconds that a stop waits for what is in hand."""
+RESULTS = 200
+"""Files told of at once."""
+ENCODE_TEXTS = 256
+"""Texts that are encoded together."""
+ENCODE_LANES = 8
+"""How many times so many are on their way at once."""
 TICK = 0.2
 """Seconds between two looks at the progress of an `ingest`."""
 START_TIMEOUT = {"load": 60.0, "encode": 900.0, "index": 60.0, "watch": 30.0}
@@ -104,7 +110,8 @@ class Daemon:
         await self.close()
 
     async def _open(self) -> None:
-        low_oom_score()
+        if self.watching_sources:  # else this may be anybody's process
+            low_oom_score()
         name = hashlib.blake2b(os.fsencode(self.state.resolve()), digest_size=6).hexdigest()
         # What a killed daemon's loaders started may still live; its workers died with it.
         strays = await asyncio.to_thread(process.sweep, f"{name}.", prefix=True)
@@ -166,6 +173,11 @@ class Daemon:
         for pool in (*self.load_pools, self.encode_pool, self.index_pool, *self.watching.pools):
             for worker in pool.workers:
                 worker.kill("stopped", "it was told to stop at once")
+
+    def abandon(self) -> None:
+        """End at once, from any thread, with the workers and all that they started; the journal has everything."""
+        process.sweep(f"{self._prefix.partition('.')[0]}.", prefix=True)
+        remove_tree(self.scratch)
 
     def _task(self, coroutine: Any, name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)
@@ -331,7 +343,7 @@ class Daemon:
             "max_tokens": self.config.chunk.max_tokens,
             "overlap": self.config.chunk.overlap,
             "sandbox": load.sandbox,
-            "read": sorted(read),
+            "read": sorted(map(os.fsencode, read)),  # a name of any bytes
             "exclude": exclude,
             "sockets": False,
             "memory": max(load.memory, *(load.limits(name).memory for name in load.loaders), 0),
@@ -401,8 +413,23 @@ class Daemon:
         hits = msgspec.msgpack.decode(read_blob(descriptor), type=list[Hit])
         return [reports.hit(hit) for hit in hits]
 
-    async def ingest(self, paths: Sequence[bytes]) -> AsyncIterator[dict[str, Any]]:
-        """Take in files and directories; yields progress, and the summary last (it has the key `seconds`)."""
+    async def encode(self, texts: Sequence[str], *, query: bool = False) -> bytes:
+        """float32 (texts, dims), raw, in the order of the texts. Raises `IngestdError`."""
+        lanes = asyncio.Semaphore(ENCODE_LANES)
+
+        async def part(start: int) -> bytes:
+            async with lanes:
+                packed = msgspec.msgpack.encode(texts[start : start + ENCODE_TEXTS])
+                return await self.encoders.vectors(packed, self.scratch, query=query)
+
+        parts = asyncio.gather(*(part(start) for start in range(0, len(texts), ENCODE_TEXTS)))
+        return b"".join(await self._or_failure(parts))
+
+    async def ingest(self, paths: Sequence[bytes], *, results: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """Take in files and directories; yields progress, and the summary last (it has the key `seconds`).
+
+        With `results` some of the progress has the key `results`: files that were worked on, each once.
+        """
         began = time.monotonic()
         number = next(self._batches)
         batch = self.dispatcher.batches[number] = Batch(number)
@@ -423,8 +450,13 @@ class Daemon:
                 done, _ = await asyncio.wait({scanning}, timeout=TICK)
                 pending = await self.journal.pending(number, 20.0)
                 current = [display(w.path) for pool in self.load_pools for w in pool.workers if w.path]
-                yield batch.progress(current, scanning=not done, seconds=time.monotonic() - began)
-                if done and not pending:
+                told = batch.progress(current, scanning=not done, seconds=time.monotonic() - began)
+                final = bool(done) and not pending
+                while results and (rows := await self.journal.results(number, RESULTS, final=final)):
+                    found = [reports.result(self.dispatcher.document_path(row), row) for row in rows]
+                    yield {**told, "results": found}
+                yield told
+                if final:
                     break
                 for pool in (self.load_pool, self.encode_pool, self.index_pool):
                     if pool.failed.done():
@@ -452,8 +484,11 @@ class Daemon:
             case "search":
                 yield {"hits": await self.search(**arguments)}
             case "ingest":
-                async for progress in self.ingest([bytes(path) for path in arguments["paths"]]):
+                paths = [bytes(path) for path in arguments["paths"]]
+                async for progress in self.ingest(paths, results=bool(arguments.get("results"))):
                     yield progress
+            case "encode":
+                yield {"vectors": await self.encode(**arguments), "dims": (await self._fingerprint)["dims"]}
             case "why":
                 yield await self.journal.read(lambda db: reports.why(db, bytes(arguments["path"])))
             case "failures":

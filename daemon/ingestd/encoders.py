@@ -10,12 +10,14 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ingestd.channel import read_blob, write_blob
 from ingestd.errors import IngestdError
-from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
+from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector, Tokenize, Tokenized
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 
@@ -112,8 +114,41 @@ class Encoders:
         self._put(job)
         return await job.done
 
+    async def vectors(self, texts: bytes, scratch: Path, *, query: bool) -> bytes:
+        """float32 (texts, dims), raw, of texts (msgpack list of str), ahead of the backlog. Raises `IngestdError`."""
+        blob = write_blob([texts], scratch)
+        try:
+            tokens, told = await self.tokenize(blob, query=query)
+        finally:
+            os.close(blob)
+        try:
+            found = await self.encode(tokens, told.texts, told.tokens, ahead=True)
+        finally:
+            os.close(tokens)
+        return read_blob(found)
+
     async def query(self, text: str) -> bytes:
         """The vector of a question, ahead of everything that waits."""
+        answer, descriptors = await self._between(lambda job: EncodeQuery(job=job, text=text), [], "the question")
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(answer, QueryVector):
+            return answer.vector
+        raise IngestdError(f"the question cannot be encoded: {getattr(answer, 'reason', answer)}")
+
+    async def tokenize(self, texts: int, *, query: bool) -> tuple[int, Tokenized]:
+        """Token ids of a blob of texts (msgpack), as a descriptor that the caller owns. Raises `IngestdError`."""
+        answer, descriptors = await self._between(lambda job: Tokenize(job=job, query=query), [texts], "the texts")
+        if isinstance(answer, Tokenized) and len(descriptors) == 1:
+            return descriptors[0], answer
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise IngestdError(f"the texts cannot be encoded: {getattr(answer, 'reason', answer)}")
+
+    async def _between(
+        self, frame: Callable[[int], Any], descriptors: Sequence[int], what: str
+    ) -> tuple[Any, list[int]]:
+        """Ask the encoder that has the least to do, between its batches; another one, should it die."""
         self.wanted.set()
         deaths = 0
         while deaths < POISON_KILLS:
@@ -124,22 +159,13 @@ class Encoders:
                 continue
             worker = min(workers, key=lambda worker: self.busy.get(worker, 0.0))
             try:
-                answer, descriptors = await asyncio.wait_for(
-                    worker.call(EncodeQuery(job=next(self._numbers), text=text)), 2 * SILENCE
-                )
+                return await asyncio.wait_for(worker.call(frame(next(self._numbers)), descriptors), 2 * SILENCE)
             except TimeoutError:
-                worker.kill("limit", f"no answer to a question for {2 * SILENCE:.0f} s")
+                worker.kill("limit", f"no answer about {what} for {2 * SILENCE:.0f} s")
                 deaths += 1
-                continue
             except WorkerDied as death:
                 deaths += death.cause not in ("external", "stopped")
-                continue
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if isinstance(answer, QueryVector):
-                return answer.vector
-            raise IngestdError(f"the question cannot be encoded: {getattr(answer, 'reason', answer)}")
-        raise IngestdError("the question cannot be encoded: encoders die of it")
+        raise IngestdError(f"{what} cannot be encoded: encoders die of it")
 
     def _put(self, job: Job, *, first: bool = False) -> None:
         self.wanted.set()

@@ -63,7 +63,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
     sandbox.limit(settings["memory"], settings["file_size"], OPEN_FILES)
     report = sandbox.enter(
         sandbox.Policy(
-            read=list(settings["read"]),
+            read=[os.fsdecode(path) for path in settings["read"]],
             write=[start.scratch],
             exclude=list(settings["exclude"]),
             sockets=settings["sockets"],

@@ -192,6 +192,22 @@ class QueryVector(Frame, frozen=True, kw_only=True):
     vector: Annotated[bytes, msgspec.Meta(max_length=65536)]
 
 
+class Tokenize(Frame, frozen=True, kw_only=True):
+    """Descriptor: a blob of texts (msgpack list of str). Answered by `Tokenized`, before the next batch."""
+
+    job: int
+    query: bool = False
+    """With the prompt of questions; else with that of passages."""
+
+
+class Tokenized(Frame, frozen=True, kw_only=True):
+    """Descriptor: the texts' token ids (`encode.pack_tokens`)."""
+
+    job: int
+    texts: Count
+    tokens: Count
+
+
 class EncoderLoad(Frame, frozen=True, kw_only=True):
     """Sent once a second by an encode worker: how the last second was spent."""
 
@@ -377,14 +393,14 @@ class Manifest(Frame, frozen=True, kw_only=True):
 
 
 TO_WORKER = (
-    Start | Stop | Load | Proceed | Drop | Encode | EncodeQuery | IndexReplace | IndexRekey | IndexRemove
+    Start | Stop | Load | Proceed | Drop | Encode | EncodeQuery | Tokenize | IndexReplace | IndexRekey | IndexRemove
     | IndexSearch | WatchSource | Unwatch | Rescan | ChangesTaken
 )  # fmt: skip
 
 Opening = Ready | StartFailed
 FROM_WORKER = {
     "load": Opening | Identified | Loaded | LoadFailed,
-    "encode": Opening | Encoded | EncodeFailed | QueryVector | EncoderLoad,
+    "encode": Opening | Encoded | EncodeFailed | QueryVector | Tokenized | EncoderLoad,
     "index": Opening | IndexWritten | IndexUnavailable | IndexHits,
     "watch": Opening | Changes | Scanned | Settling | WatchWarning,
     "probe": Opening | Manifest,

@@ -51,6 +51,11 @@ def hit(found: Hit) -> dict[str, Any]:
     }
 
 
+def result(path: bytes, row: Row) -> dict[str, Any]:
+    """What became of a file of an `ingest`, for the library: `path` is the exact bytes."""
+    return {"path": path, "state": row.state, "reason": row.reason, "chunks": row.chunks, "doc_id": row.doc_id}
+
+
 def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
     state = row.state
     reason = row.reason

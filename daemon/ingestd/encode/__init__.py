@@ -18,7 +18,18 @@ from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.chunk import Chunker, pack
 from ingestd.encode.window import FIRST_BUDGET, Budget, Job, Text, Window
 from ingestd.errors import ChannelError, IngestdError
-from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector, Start, Stop
+from ingestd.messages import (
+    Encode,
+    Encoded,
+    EncodeFailed,
+    EncodeQuery,
+    EncoderLoad,
+    QueryVector,
+    Start,
+    Stop,
+    Tokenize,
+    Tokenized,
+)
 from ingestd.plugins import discover
 from ingestd.types import Engine, Fingerprint, Tokenizer, Tokens
 from ingestd.worker import describe, ready
@@ -162,11 +173,14 @@ class EncodeWorker:
         self._tokenizer = tokenizer
         prompt = settings["query_prompt"]
         self._query_prompt: str = (description.get("query_prompt") or "") if prompt is None else prompt
+        prompt = settings["passage_prompt"]
+        self._passage_prompt: str = (description.get("passage_prompt") or "") if prompt is None else prompt
         self._channel = channel
         self._scratch = scratch
         self._arrivals = select.poll()
         self._arrivals.register(channel, select.POLLIN)
         self._queries: deque[EncodeQuery] = deque()
+        self._texts: deque[tuple[Tokenize, int]] = deque()
         self._window = Window()
         self._stopping = False
         self._since = time.perf_counter()
@@ -196,16 +210,18 @@ class EncodeWorker:
             self._receive()
             while self._queries:  # those that are here; more come after the next batch, which is not to starve either
                 self._answer(self._queries.popleft())
+            if self._texts:
+                self._tokenize(*self._texts.popleft())
             if self._window:
                 self._compute(self._window.batch(self.budget.tokens), first=True)
-            elif self._stopping:
+            elif self._stopping and not self._texts:
                 return
             self._report()
 
     def _receive(self) -> None:
         """Take in all frames that wait; with nothing to do, wait for one."""
         wait: float | None = 0.0
-        if not (self._queries or self._window or self._stopping):
+        if not (self._queries or self._texts or self._window or self._stopping):
             began = time.perf_counter()
             # The last second of work is reported when it is over; a long pause after it belongs to no second.
             wait = max(self._since + REPORT_SECONDS - began, 0.0) * 1000.0 if self._tokens else None
@@ -221,6 +237,9 @@ class EncodeWorker:
     def _take(self, frame: Any, descriptors: list[int]) -> None:
         if isinstance(frame, Encode) and len(descriptors) == 1:
             self._accept(frame, descriptors[0])
+            return
+        if isinstance(frame, Tokenize) and len(descriptors) == 1:
+            self._texts.append((frame, descriptors[0]))
             return
         for descriptor in descriptors:
             os.close(descriptor)
@@ -263,6 +282,24 @@ class EncodeWorker:
             self._send(EncodeFailed(job=query.job, reason=describe(error)))
         else:
             self._send(QueryVector(job=query.job, vector=vectors[0].tobytes()))
+
+    def _tokenize(self, frame: Tokenize, descriptor: int) -> None:
+        prompt = self._query_prompt if frame.query else self._passage_prompt
+        try:
+            texts = msgspec.msgpack.decode(read_blob(descriptor), type=list[str])
+            tokens = self._tokenizer.encode(texts, prompt=prompt)
+            lengths = np.diff(tokens.offsets).tolist()
+            if not all(lengths):  # an engine without special tokens has nothing to encode of an empty text
+                texts = [text if length else "." for text, length in zip(texts, lengths, strict=True)]
+                tokens = self._tokenizer.encode(texts, prompt=prompt)
+            blob = write_blob([pack_tokens(tokens)], self._scratch)
+        except Exception as error:
+            self._send(EncodeFailed(job=frame.job, reason=describe(error)))
+            return
+        try:
+            self._send(Tokenized(job=frame.job, texts=len(tokens), tokens=len(tokens.ids)), [blob])
+        finally:
+            os.close(blob)
 
     # --- batches ---
 

@@ -436,6 +436,22 @@ class Journal(Writer):
 
         await self.run(call)
 
+    async def results(self, batch: int, limit: int, *, final: bool) -> list[Row]:
+        """Files of the batch that are done and that this has not given yet. `final`: also what is tried again later."""
+        states = "('indexed', 'partial', 'quarantined', 'skipped'" + (", 'failed')" if final else ")")
+
+        def call(db: sqlite3.Connection) -> list[Row]:
+            found = [
+                Row(*row)
+                for row in db.execute(
+                    f"SELECT {COLUMNS} FROM documents WHERE batch = ? AND state IN {states} LIMIT ?", (batch, limit)
+                )
+            ]
+            db.executemany("UPDATE documents SET batch = NULL WHERE id = ?", [(row.id,) for row in found])
+            return found
+
+        return await self.run(call)
+
     async def pending(self, batch: int, soon: float) -> int:
         """Whether files of the batch are still to be worked on, now or within `soon` seconds (0: none, else 1)."""
 
