@@ -126,7 +126,7 @@ def test_a_worker_that_survives_sigkill_holds_up_no_stop_and_no_other_stage(tmp_
     tables = [WatchTable(name="nas", directory=str(mount.place), settle=0.1)]
 
     async def body(desk: Desk) -> None:
-        desk.watching.follow(tables)
+        await desk.watching.follow(tables)
 
         async def named() -> bool:
             return any("does not answer" in text for text in desk.watching.warnings)
@@ -144,6 +144,43 @@ def test_a_worker_that_survives_sigkill_holds_up_no_stop_and_no_other_stage(tmp_
 
         await until(gone)
         worker._process.wait(60)
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_a_worker_that_survives_sigkill_has_no_successor_until_it_is_gone(tmp_path: Path, hang: Hang) -> None:
+    mount = hang(tmp_path / "nas", swallow=True)
+    tables = [WatchTable(name="nas", directory=str(mount.place), settle=0.1, rescan=1.0)]
+
+    async def body(desk: Desk) -> None:
+        await desk.watching.follow(tables)
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        (worker,) = desk.watching.workers
+        worker.kill("protocol", "it is to die")
+
+        async def abandoned() -> bool:
+            return any("survives SIGKILL" in text for text in desk.watching.warnings)
+
+        await until(abandoned)
+        assert desk.watching.warnings == [
+            f"source nas: its worker {worker.pid} survives SIGKILL; another one starts when it is gone"
+        ]
+        assert process.is_alive(worker.pid)
+        assert worker.pid not in supervisor.abandoned
+        (pool,) = desk.watching.pools
+        assert pool.workers == set()
+        mount.let_go()
+        (mount.place / "a.txt").write_text("text")
+
+        async def back() -> bool:
+            return await desk.files() == {"nas": 1} and not desk.watching.warnings
+
+        await until(back)
+        assert desk.watching.workers[0] is not worker
 
     with_desk(tmp_path, tables, body)
 
