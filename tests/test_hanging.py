@@ -121,12 +121,80 @@ def test_a_source_on_a_hung_mount_is_named_and_the_others_go_on(
     with_desk(tmp_path, tables, body)
 
 
+def test_a_hung_mount_behind_a_link_stops_no_other_source_of_the_same_worker(tmp_path: Path, hang: Hang) -> None:
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "one.txt").write_text("text")
+    mount = hang(tmp_path / "nas")
+    (tmp_path / "link").symlink_to(mount.place)
+    tables = [
+        WatchTable(name=name, directory=str(tmp_path / name), settle=0.1, rescan=1.0) for name in ("link", "local")
+    ]
+
+    async def body(desk: Desk) -> None:
+        await desk.watching.follow(tables)
+        assert len(desk.watching.pools) == 1
+
+        async def followed() -> bool:
+            return await desk.files() == {"local": 1} and desk.watching.ready
+
+        await until(followed)
+        (warning,) = desk.watching.warnings
+        assert warning.startswith(f"source link: the file system does not answer: waiting for {tmp_path}/link since ")
+        workers = set(desk.watching.workers)
+        await desk.watching.follow(tables)
+        assert set(desk.watching.workers) == workers, "what did not change is left alone"
+        mount.let_go()
+        (mount.place / "two.txt").write_text("text")
+
+        async def both() -> bool:
+            return await desk.files() == {"local": 1, "link": 1} and not desk.watching.warnings
+
+        await until(both)
+        (local / "three.txt").write_text("text")
+
+        async def still_followed() -> bool:
+            return await desk.files() == {"local": 2, "link": 1}
+
+        await until(still_followed)
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_an_ingest_of_what_hangs_does_not_hold_up_the_next(tmp_path: Path, hang: Hang) -> None:
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "one.txt").write_text("text")
+    mount = hang(tmp_path / "nas")
+    table = WatchTable(name="ingest", directory="/", settle=0.0)
+
+    async def body(desk: Desk) -> None:
+        hung = asyncio.ensure_future(desk.watching.scan(table, [os.fsencode(mount.place).lstrip(b"/")], 1))
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        scanned = await asyncio.wait_for(desk.watching.scan(table, [os.fsencode(local).lstrip(b"/")], 2), 60)
+        assert (scanned.files, scanned.error) == (1, None)
+        assert not hung.done()
+        (worker,) = [worker for worker in desk.watching.workers if worker.progress()[1]]
+        again = asyncio.ensure_future(desk.watching.scan(table, [os.fsencode(mount.place).lstrip(b"/")], 3))
+        hung.cancel()
+        await asyncio.wait({worker.died}, timeout=60)
+        assert worker.died.result().reason == "nobody waits for it any more"
+        mount.let_go()
+        assert (await asyncio.wait_for(again, 60)).files == 0
+
+    with_desk(tmp_path, [], body)
+
+
 def test_a_worker_that_survives_sigkill_holds_up_no_stop_and_no_other_stage(tmp_path: Path, hang: Hang) -> None:
     mount = hang(tmp_path / "nas", swallow=True)
     tables = [WatchTable(name="nas", directory=str(mount.place), settle=0.1)]
 
     async def body(desk: Desk) -> None:
-        desk.watching.follow(tables)
+        await desk.watching.follow(tables)
 
         async def named() -> bool:
             return any("does not answer" in text for text in desk.watching.warnings)
@@ -144,6 +212,43 @@ def test_a_worker_that_survives_sigkill_holds_up_no_stop_and_no_other_stage(tmp_
 
         await until(gone)
         worker._process.wait(60)
+
+    with_desk(tmp_path, tables, body)
+
+
+def test_a_worker_that_survives_sigkill_has_no_successor_until_it_is_gone(tmp_path: Path, hang: Hang) -> None:
+    mount = hang(tmp_path / "nas", swallow=True)
+    tables = [WatchTable(name="nas", directory=str(mount.place), settle=0.1, rescan=1.0)]
+
+    async def body(desk: Desk) -> None:
+        await desk.watching.follow(tables)
+
+        async def named() -> bool:
+            return any("does not answer" in text for text in desk.watching.warnings)
+
+        await until(named)
+        (worker,) = desk.watching.workers
+        worker.kill("protocol", "it is to die")
+
+        async def abandoned() -> bool:
+            return any("survives SIGKILL" in text for text in desk.watching.warnings)
+
+        await until(abandoned)
+        assert desk.watching.warnings == [
+            f"source nas: its worker {worker.pid} survives SIGKILL; another one starts when it is gone"
+        ]
+        assert process.is_alive(worker.pid)
+        assert worker.pid not in supervisor.abandoned
+        (pool,) = desk.watching.pools
+        assert pool.workers == set()
+        mount.let_go()
+        (mount.place / "a.txt").write_text("text")
+
+        async def back() -> bool:
+            return await desk.files() == {"nas": 1} and not desk.watching.warnings
+
+        await until(back)
+        assert desk.watching.workers[0] is not worker
 
     with_desk(tmp_path, tables, body)
 

@@ -24,13 +24,19 @@ from ingestd.journal import Journal
 from ingestd.messages import Changes, ChangesTaken, Rescan, Scanned, Settling, Unwatch, WatchSource, WatchWarning
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
+from ingestd.types import display
+from ingestd.worker import one_line
 
 log = logging.getLogger("ingestd.watch")
 
 INGEST = b"ingest"
 """The group of the scans that `ingest` asks for."""
+INGESTS: Final = 8
+"""Such groups at most: there are several only while a file system does not answer."""
 LOOK: Final = 1.0
 """Seconds between two looks at the page of a watch worker."""
+PLACE: Final = 1000
+"""Characters of a place that are shown."""
 SILENT: Final = 5.0
 """Seconds that a file system may take for one answer until it is said to hang."""
 
@@ -79,8 +85,10 @@ class Silence:
 class Group:
     """The sources of one mount, and the worker that watches them."""
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, place: bytes) -> None:
         self.name = name
+        self.place = place
+        """What its sources have in common, see `group_of`."""
         self.watched: dict[int, Watched] = {}
         self.pool: Pool
         self.worker: Worker | None = None
@@ -161,12 +169,12 @@ class Watching:
                 name = watched.frame.source
                 if watched.frame.once:
                     continue
-                if places.get(name) == group.name and frame(job, wanted[name]) == watched.frame:
+                if places.get(name) == group.place and frame(job, wanted[name]) == watched.frame:
                     del wanted[name]
                     continue
                 del group.watched[job]
                 await group.tell(Unwatch(job=job))
-            if not group.watched and group.name != INGEST:
+            if not group.watched and group.place != INGEST:
                 del self._groups[group.name]
                 await group.pool.close()
         for name, table in wanted.items():
@@ -177,7 +185,7 @@ class Watching:
 
     async def scan(self, table: WatchTable, below: Sequence[bytes], batch: int) -> Scanned:
         """Compare some paths of a source with the journal, once; returns when every difference is in it."""
-        group = self._group(INGEST)
+        group = self._ingesting()
         if table.name not in self.dispatcher.sources:  # what is watched may be read already
             root = os.fsencode(table.directory.rstrip("/") or "/")
             fresh = {os.fsdecode(os.path.join(root, path)) for path in below} - self.readable
@@ -197,6 +205,24 @@ class Watching:
             raise group.pool.failed.result()
         finally:
             del group.watched[job]
+            if not watched.scanned.done() and group.worker is not None:
+                if group.hung is not None and not group.watched:
+                    group.worker.kill("stopped", "nobody waits for it any more")
+                else:
+                    await group.tell(Unwatch(job=job))
+
+    def _ingesting(self) -> Group:
+        """Who scans for `ingest`: a worker that does not hang in what an earlier one was given.
+
+        Raises `IngestdError`.
+        """
+        groups = [group for group in self._groups.values() if group.place == INGEST]
+        for group in groups:
+            if group.hung is None:
+                return group
+        if len(groups) >= INGESTS:
+            raise IngestdError(f"too many ingests hang already: {groups[-1].hung}", command="ingestd status")
+        return self._group(b"%s %d" % (INGEST, len(groups)), INGEST)
 
     async def accept(self, source: str) -> None:
         """Look at the source anew: what is missing there is gone, though another file system is there than before."""
@@ -208,9 +234,9 @@ class Watching:
     async def close(self) -> None:
         await asyncio.gather(*(group.pool.close() for group in self._groups.values()))
 
-    def _group(self, name: bytes) -> Group:
+    def _group(self, name: bytes, place: bytes | None = None) -> Group:
         if name not in self._groups:
-            group = self._groups[name] = Group(name)
+            group = self._groups[name] = Group(name, name if place is None else place)
             settings = {"journal": str(self.journal.path)}
             group.pool = self._make_pool("watch", 1, lambda _: settings, lambda worker: self._serve(group, worker))
             group.pool.open()
@@ -252,8 +278,10 @@ class Watching:
         """See to it that a file system that does not answer is named, and until when."""
         silence = Silence()
         while not worker.died.done():
-            steps, place = worker.progress(1000)
+            steps, place = worker.progress(PLACE)
             hangs = silence.look(time.monotonic(), steps, place, process.awake(worker.pid) / 1e9)
+            if hangs and group.hung is None:
+                await self._part(group, place)
             names = ", ".join(sorted({watched.frame.source for watched in group.watched.values()}))
             if hangs and group.hung is None:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silence.seconds))
@@ -263,6 +291,20 @@ class Watching:
                 group.hung = None
                 log.info("source %s: the file system answers again", names)
             await asyncio.sleep(LOOK)
+
+    async def _part(self, group: Group, place: str) -> None:
+        """Let the sources that do not wait for the place go on, with another worker: a link had led there, or what
+        hangs was mounted later."""
+        followed = {job: watched for job, watched in group.watched.items() if not watched.frame.once}
+        others = {job: watched for job, watched in followed.items() if not _within(place, watched.frame.root)}
+        if not others or len(others) == len(followed):
+            return
+        apart = self._group(b"%s %d" % (group.name, next(self._jobs)), group.place)
+        for job, watched in others.items():
+            del group.watched[job]
+            apart.watched[job] = watched
+            await group.tell(Unwatch(job=job))
+            await apart.tell(watched.frame)
 
     async def _heard(self, worker: Worker, watched: Watched, frame: Any) -> None:
         match frame:
@@ -312,6 +354,12 @@ def frame(job: int, table: WatchTable, below: Sequence[bytes] | None = None) -> 
         rescan=table.rescan,
         once=below is not None,
     )
+
+
+def _within(place: str, root: bytes) -> bool:
+    """Whether a worker that shows `place` looks below `root`."""
+    above = one_line(display(root), PLACE).rstrip("/")
+    return place == above or place.startswith(f"{above}/")
 
 
 def mount_points() -> list[bytes]:
