@@ -37,6 +37,7 @@ CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'que
 CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1;
 CREATE INDEX tombstones ON documents(source, gone, retry_at) WHERE state = 'queued' AND gone > 0;
 CREATE INDEX held ON documents(retry_at) WHERE state = 'held';
+CREATE INDEX routed ON documents(pool) WHERE pool != '';
 CREATE INDEX waiting ON documents(retry_at) WHERE state = 'failed';
 CREATE INDEX troubles ON documents(id) WHERE state IN ('failed', 'quarantined', 'partial');
 CREATE INDEX running ON documents(id) WHERE state = 'running';

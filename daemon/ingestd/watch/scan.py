@@ -426,7 +426,8 @@ class Scan:
                             beyond = self._beyond(path, volume)
                             items += beyond
                             flat = flat and not any(_is_directory(item[0]) for item in beyond)
-                    self._tree.step(prefix)
+                    if len(some) == STEP:
+                        self._tree.step(prefix)
         except OSError as error:
             self._failed(prefix, error)
             return None

@@ -335,10 +335,10 @@ class Source:
 
     def _entered(self, prefix: bytes, descriptor: int, status: os.stat_result) -> int:
         self._unlisted.discard(prefix)
-        self._volumes.entered(prefix, descriptor, status.st_dev)
+        volume = self._volumes.entered(prefix, descriptor, status.st_dev)
         if not self.frame.once:
             self._events.entered(prefix, descriptor, (status.st_dev, status.st_ino), self._now)
-        return self._volumes.of(prefix)
+        return volume
 
     def _found(self, fresh: bool, wall: float, path: bytes, stat: Stat) -> None:
         # What waits already is looked at when it is due: the scan's stat may be older than an event's.

@@ -22,11 +22,13 @@ class Volumes:
         self._known: dict[bytes, tuple[int, int]] = {}
         """Topmost directory of a volume: device number and volume."""
 
-    def entered(self, prefix: bytes, descriptor: int, device: int) -> None:
-        """A scan is about to list the open directory. A subvolume has a device number of its own, but no mount."""
+    def entered(self, prefix: bytes, descriptor: int, device: int) -> int:
+        """A scan is about to list the open directory; the volume. A subvolume has a device number, but no mount."""
         top = self._top(prefix)
         if top is None or device != self._known[top][0] or (prefix != top and prefix in self._points):
-            self._known[prefix] = device, volume(descriptor)
+            top = prefix
+            self._known[top] = device, volume(descriptor)
+        return self._known[top][1]
 
     def of(self, path: bytes) -> int:
         """The volume of a file, or of a directory (with its slash). Raises `OSError`."""
@@ -45,4 +47,8 @@ class Volumes:
 
     def _top(self, path: bytes) -> bytes | None:
         """The nearest directory above, or the path itself, whose volume is known."""
-        return max((top for top in self._known if path.startswith(top)), key=len, default=None)
+        found: bytes | None = None
+        for top in self._known:  # nearly always one
+            if path.startswith(top) and (found is None or len(top) > len(found)):
+                found = top
+        return found
