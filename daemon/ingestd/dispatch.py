@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -35,6 +36,7 @@ from ingestd.messages import (
     LoadFailed,
     Proceed,
 )
+from ingestd.room import Room
 from ingestd.slots import Turns
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Document, display
@@ -79,6 +81,7 @@ class Dispatcher:
         self.watchman = Watchman(self._change)
         self.causes = CommonCause()
         self.unreachable = Unreachable()
+        self.room = Room(config.state_directory / "scratch")
         self.configure(config)
         self.roots: dict[str, bytes] = {}
         self.stopped: set[str] = set()
@@ -203,7 +206,7 @@ class Dispatcher:
 
     async def _claim(self, pool: str) -> Row | None:
         """A file for a worker of the pool, if there is one now; one that is to run alone, once nothing else runs."""
-        if time.monotonic() < self.causes.paused_until:
+        if time.monotonic() < self.causes.paused_until or not await self.room.found():
             return None
         if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
             self._alone_check = time.monotonic()
@@ -331,7 +334,10 @@ class Dispatcher:
             },
             options=self.config.load.options(attempt.loader),
         )
-        known = write_blob([hashes], attempt.worker.scratch) if hashes else None
+        known = None
+        if hashes:
+            with contextlib.suppress(OSError):  # no room for so many: all chunks are encoded again
+                known = write_blob([hashes], attempt.worker.scratch)
         try:
             return await attempt.worker.call(frame, [known] if known is not None else [])
         finally:
@@ -472,6 +478,8 @@ class Dispatcher:
                 await self._settle(attempt, "failed", reason, reason=reason, retry_in=UNREADABLE_RETRY)
             case "file":
                 await self._refused(attempt, reason)
+            case "full":
+                await self._full(attempt, reason, failed.detail)
             case "memory":
                 await self._strike(attempt, f"memory limit: {reason}", failed.detail)
             case _:
@@ -504,6 +512,15 @@ class Dispatcher:
             self.wake()
         else:
             await self._interrupt(attempt, f"the worker was {death.reason}", False)
+
+    async def _full(self, attempt: Attempt, reason: str, detail: str) -> None:
+        """No room on the disk of the scratch directory: nobody's fault while it is full, or several use it."""
+        if await self.room.lacking(reason):
+            await self._settle(attempt, "queued", reason, reason=reason)
+        elif attempt.alone:
+            await self._strike(attempt, f"it needs more room for scratch files than there is: {reason}", detail)
+        else:
+            await self._interrupt(attempt, reason, True)
 
     async def _unread(self, attempt: Attempt, death: WorkerDied, stuck: int | None = None) -> None:
         """What the file lies on does not answer: its source pauses, and the file takes no strike."""

@@ -148,6 +148,12 @@ class HostileLoader:
             out.truncate(1 << 50)
         yield Element(text)
 
+    def use_scratch(self, file: File, text: str, mebibytes: str) -> Iterator[Element]:
+        with (file.scratch / "big").open("wb", buffering=0) as out:
+            for _ in range(int(mebibytes)):
+                out.write(bytes(1 << 20))
+        yield Element(text)
+
     # --- exits ------------------------------------------------------------------------------------------------
 
     def exit(self, file: File, text: str, code: str = "3") -> Iterator[Element]:
