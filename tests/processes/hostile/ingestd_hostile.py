@@ -132,6 +132,7 @@ class HostileLoader:
 
     def endless_nothing(self, file: File, text: str) -> Iterator[Element]:
         while True:
+            time.sleep(0.01)  # it is not to take the processor from other tests
             yield Element("")
 
     def huge(self, file: File, text: str) -> Iterator[Element]:
