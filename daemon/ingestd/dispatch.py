@@ -19,7 +19,7 @@ from ingestd import process
 from ingestd.batches import Batch
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
-from ingestd.config import Config
+from ingestd.config import Config, LoaderLimits
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal, Row
@@ -82,6 +82,7 @@ class Dispatcher:
         self.causes = CommonCause()
         self.unreachable = Unreachable()
         self.room = Room(config.state_directory / "scratch")
+        self._limits: dict[tuple[str, str], LoaderLimits] = {}
         self.configure(config)
         self.roots: dict[str, bytes] = {}
         self.stopped: set[str] = set()
@@ -101,7 +102,7 @@ class Dispatcher:
         self.turns: dict[str, Turns] = {}
         """By pool: "", or the loader whose own workers these are."""
         self._work: dict[str, asyncio.Event] = {}
-        self._changed = asyncio.Event()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._looking: dict[str, Worker] = {}
         """By pool: the worker for which the journal is asked."""
         self._exclusive: Row | None = None
@@ -117,6 +118,13 @@ class Dispatcher:
         self.config = config
         self.sources = {table.name: table for table in config.watch}
         self.holds = {table.name: Hold(table.hold_deletes, table.hold_grace) for table in config.watch}
+        self._limits.clear()
+
+    def _limits_of(self, loader: str, source: str) -> LoaderLimits:
+        known = self._limits.get((loader, source))
+        if known is None:
+            known = self._limits[loader, source] = self.config.limits(loader, source)
+        return known
 
     def wake(self) -> None:
         """There may be work in the journal."""
@@ -125,8 +133,10 @@ class Dispatcher:
         self._change()
 
     def _change(self) -> None:
-        """Somebody's turn may have come."""
-        self._changed.set()
+        """Somebody's turn may have come: who waits in vain is not woken, since this is called several times a file."""
+        for condition, waiting in self._waiting:
+            if not waiting.done() and condition():
+                waiting.set_result(None)
 
     @property
     def paused(self) -> dict[str, str]:
@@ -219,8 +229,12 @@ class Dispatcher:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._changed.clear()
-            await self._changed.wait()
+            waiting = condition, asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting[1]
+            finally:
+                self._waiting.remove(waiting)
 
     def _may_load(self) -> bool:
         tokens = max(CREDIT_TOKENS, self.encoders.tokens_per_second * CREDIT_SECONDS)
@@ -239,7 +253,7 @@ class Dispatcher:
             row=row,
             worker=worker,
             path=path,
-            limits=self.config.limits("", row.source),
+            limits=self._limits_of("", row.source),
             size=row.size or 0,
             started=time.monotonic(),
             alone=self._exclusive is row,
@@ -275,7 +289,7 @@ class Dispatcher:
             attempt.digest = identified.digest
             attempt.loader = identified.loader or ""
             attempt.tag = tag(identified)
-            attempt.limits = self.config.limits(attempt.loader, row.source)
+            attempt.limits = self._limits_of(attempt.loader, row.source)
             verdict = await self.journal.identified(
                 row, identified.stat, identified.digest, identified.loader, identified.loader_version,
                 attempt.limits.max_strikes,
