@@ -547,6 +547,8 @@ class Daemon:
             )
         found += [f"source {name} is paused: {reason}" for name, reason in self.dispatcher.paused.items()]
         found += [pool.trouble for pool in (self.load_pool, self.encode_pool, self.index_pool) if pool.trouble]
+        if self.dispatcher.room.trouble:
+            found.append(self.dispatcher.room.trouble)
         if self.indexer.trouble:
             found.append(f"the index cannot be written: {self.indexer.trouble}")
         if self.journal.trouble:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ from ingestd import process
 from ingestd.batches import Batch
 from ingestd.blame import AT_ONCE, Attempt, CommonCause, Watchman
 from ingestd.channel import write_blob
-from ingestd.config import Config
+from ingestd.config import Config, LoaderLimits
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal, Row
@@ -35,6 +36,7 @@ from ingestd.messages import (
     LoadFailed,
     Proceed,
 )
+from ingestd.room import Room
 from ingestd.slots import Turns
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Document, display
@@ -79,6 +81,8 @@ class Dispatcher:
         self.watchman = Watchman(self._change)
         self.causes = CommonCause()
         self.unreachable = Unreachable()
+        self.room = Room(config.state_directory / "scratch")
+        self._limits: dict[tuple[str, str], LoaderLimits] = {}
         self.configure(config)
         self.roots: dict[str, bytes] = {}
         self.stopped: set[str] = set()
@@ -98,7 +102,7 @@ class Dispatcher:
         self.turns: dict[str, Turns] = {}
         """By pool: "", or the loader whose own workers these are."""
         self._work: dict[str, asyncio.Event] = {}
-        self._changed = asyncio.Event()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._looking: dict[str, Worker] = {}
         """By pool: the worker for which the journal is asked."""
         self._exclusive: Row | None = None
@@ -114,6 +118,13 @@ class Dispatcher:
         self.config = config
         self.sources = {table.name: table for table in config.watch}
         self.holds = {table.name: Hold(table.hold_deletes, table.hold_grace) for table in config.watch}
+        self._limits.clear()
+
+    def _limits_of(self, loader: str, source: str) -> LoaderLimits:
+        known = self._limits.get((loader, source))
+        if known is None:
+            known = self._limits[loader, source] = self.config.limits(loader, source)
+        return known
 
     def wake(self) -> None:
         """There may be work in the journal."""
@@ -122,8 +133,10 @@ class Dispatcher:
         self._change()
 
     def _change(self) -> None:
-        """Somebody's turn may have come."""
-        self._changed.set()
+        """Somebody's turn may have come: who waits in vain is not woken, since this is called several times a file."""
+        for condition, waiting in self._waiting:
+            if not waiting.done() and condition():
+                waiting.set_result(None)
 
     @property
     def paused(self) -> dict[str, str]:
@@ -203,7 +216,7 @@ class Dispatcher:
 
     async def _claim(self, pool: str) -> Row | None:
         """A file for a worker of the pool, if there is one now; one that is to run alone, once nothing else runs."""
-        if time.monotonic() < self.causes.paused_until:
+        if time.monotonic() < self.causes.paused_until or not await self.room.found():
             return None
         if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
             self._alone_check = time.monotonic()
@@ -216,8 +229,12 @@ class Dispatcher:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._changed.clear()
-            await self._changed.wait()
+            waiting = condition, asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting[1]
+            finally:
+                self._waiting.remove(waiting)
 
     def _may_load(self) -> bool:
         tokens = max(CREDIT_TOKENS, self.encoders.tokens_per_second * CREDIT_SECONDS)
@@ -236,7 +253,7 @@ class Dispatcher:
             row=row,
             worker=worker,
             path=path,
-            limits=self.config.limits("", row.source),
+            limits=self._limits_of("", row.source),
             size=row.size or 0,
             started=time.monotonic(),
             alone=self._exclusive is row,
@@ -272,7 +289,7 @@ class Dispatcher:
             attempt.digest = identified.digest
             attempt.loader = identified.loader or ""
             attempt.tag = tag(identified)
-            attempt.limits = self.config.limits(attempt.loader, row.source)
+            attempt.limits = self._limits_of(attempt.loader, row.source)
             verdict = await self.journal.identified(
                 row, identified.stat, identified.digest, identified.loader, identified.loader_version,
                 attempt.limits.max_strikes,
@@ -331,7 +348,10 @@ class Dispatcher:
             },
             options=self.config.load.options(attempt.loader),
         )
-        known = write_blob([hashes], attempt.worker.scratch) if hashes else None
+        known = None
+        if hashes:
+            with contextlib.suppress(OSError):  # no room for so many: all chunks are encoded again
+                known = write_blob([hashes], attempt.worker.scratch)
         try:
             return await attempt.worker.call(frame, [known] if known is not None else [])
         finally:
@@ -472,6 +492,8 @@ class Dispatcher:
                 await self._settle(attempt, "failed", reason, reason=reason, retry_in=UNREADABLE_RETRY)
             case "file":
                 await self._refused(attempt, reason)
+            case "full":
+                await self._full(attempt, reason, failed.detail)
             case "memory":
                 await self._strike(attempt, f"memory limit: {reason}", failed.detail)
             case _:
@@ -504,6 +526,15 @@ class Dispatcher:
             self.wake()
         else:
             await self._interrupt(attempt, f"the worker was {death.reason}", False)
+
+    async def _full(self, attempt: Attempt, reason: str, detail: str) -> None:
+        """No room on the disk of the scratch directory: nobody's fault while it is full, or several use it."""
+        if await self.room.lacking(reason):
+            await self._settle(attempt, "queued", reason, reason=reason)
+        elif attempt.alone:
+            await self._strike(attempt, f"it needs more room for scratch files than there is: {reason}", detail)
+        else:
+            await self._interrupt(attempt, reason, True)
 
     async def _unread(self, attempt: Attempt, death: WorkerDied, stuck: int | None = None) -> None:
         """What the file lies on does not answer: its source pauses, and the file takes no strike."""

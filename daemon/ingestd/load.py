@@ -366,14 +366,14 @@ def stat_of(stat: os.stat_result) -> Stat:
 def failure(job: int, error: BaseException) -> LoadFailed:
     """An exception as data."""
     kind = "error"
-    if isinstance(error, FileError):
+    if is_full(error):
+        kind = "full"
+    elif isinstance(error, FileError):
         kind = "file"
     elif isinstance(error, FileNotFoundError) and error.filename is not None:
         kind = "gone"
     elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP):
         kind = "unreadable"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        kind = "scratch"
     detail = ""
     if kind == "error":
         import traceback
@@ -381,6 +381,17 @@ def failure(job: int, error: BaseException) -> LoadFailed:
         lines = "".join(traceback.format_exception(error))[-4000:].splitlines()
         detail = "\n".join(f"{line[: len(line) - len(line.lstrip())]}{one_line(line)}" for line in lines)
     return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether there was no room on a disk, whatever a library made of it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:

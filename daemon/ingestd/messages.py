@@ -142,8 +142,8 @@ class LoadFailed(Frame, frozen=True, kw_only=True):
     job: int
     kind: Short
     """"file" (the file is at fault for good), "error" (an exception: a strike), "memory", "gone" (no such file),
-    "changed" (it changed while it was read), "unreadable" (permission or input/output error), "scratch" (the scratch
-    directory is full)."""
+    "changed" (it changed while it was read), "unreadable" (permission or input/output error), "full" (no room on
+    the disk of the scratch directory)."""
     reason: Reason
     detail: Reason = ""
     leave: bool = False

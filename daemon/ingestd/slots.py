@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import shutil
@@ -124,7 +125,7 @@ class Pool:
                 failures += 1
                 self.trouble = error.message
                 log.log(logging.WARNING if failures <= START_ATTEMPTS else logging.DEBUG, "%s", error.message)
-                if (failures >= START_ATTEMPTS or error.fatal) and not self.failed.done():
+                if (error.fatal or (failures >= START_ATTEMPTS and not error.passing)) and not self.failed.done():
                     self.failed.set_result(error)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, 30.0)
@@ -168,7 +169,11 @@ class Pool:
     async def _start(self, number: int) -> Worker:
         token = f"{self.prefix}.{self.stage}.{next(_serials)}"
         scratch = self.scratch / token
-        scratch.mkdir(mode=0o700, parents=True)
+        try:
+            scratch.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StartError(f"no scratch directory for a {self.stage} worker: {error}", passing=full) from error
         worker = Worker(self.stage, token, scratch)
         self.workers.add(worker)
         try:

@@ -65,11 +65,12 @@ class WorkerDied(Exception):
 
 
 class StartError(IngestdError):
-    """A worker died, or gave up, before it was ready. `fatal`: trying again would not help."""
+    """A worker died, or gave up, before it was ready. `fatal`: trying again would not help. `passing`: it will."""
 
-    def __init__(self, message: str, *, fatal: bool = False, command: str | None = None) -> None:
+    def __init__(self, message: str, *, fatal: bool = False, passing: bool = False, command: str | None = None) -> None:
         super().__init__(message, command=command)
         self.fatal = fatal
+        self.passing = passing
 
 
 class Worker:

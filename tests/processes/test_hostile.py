@@ -10,12 +10,13 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ingestd import dispatch
+from ingestd import blame, dispatch
 from ingestd.daemon import Daemon
-from tests.processes.daemons import HOSTILE, contents, ingest, ingestd, left_over, running, write_config
+from tests.processes.daemons import HOSTILE, contents, ingest, left_over, running, write_config
 from tests.processes.inside import inside, take_in
 
 LIMITS = {"deadline": "12s", "idle_deadline": "3s", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
@@ -59,6 +60,21 @@ GOOD = ("noise", "change_state", "leave_daemon", "good", "slow 4.5")
 PARTIAL = ("endless", "huge")
 
 
+@pytest.fixture
+def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hostile loaders for a daemon inside the test, which waits less after several deadlines at once."""
+    monkeypatch.syspath_prepend(str(HOSTILE))
+    monkeypatch.setenv("PYTHONPATH", str(HOSTILE), prepend=os.pathsep)
+    monkeypatch.setattr(blame, "PAUSES", (0.5, 4.0))
+
+
+async def history(daemon: Daemon, path: Path) -> str:
+    """All that `why` knows of a file."""
+    async for told in daemon.handle("why", {"path": os.fsencode(path)}):
+        return str(told)
+    raise AssertionError
+
+
 def strays() -> list[int]:
     """Processes that hostile loaders started without a token."""
     found = []
@@ -72,7 +88,7 @@ def strays() -> list[int]:
     return found
 
 
-def test_each_costs_its_own_file(tmp_path: Path) -> None:
+def test_each_costs_its_own_file(tmp_path: Path, hostile: None) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     for behaviour in (*EXPECTED, *GOOD, *PARTIAL):
@@ -81,8 +97,17 @@ def test_each_costs_its_own_file(tmp_path: Path) -> None:
     for number in range(30):
         (folder / f"innocent{number}.md").write_text(f"# Innocent {number}\n\nNothing is wrong with number {number}.")
     state = tmp_path / "state"
-    config = write_config(state, folder, load={**LIMITS, "workers": 6})  # most of them hang, and need no processor
-    summary = ingest(config, folder, hostile=True)
+
+    async def body(daemon: Daemon) -> dict[str, Any]:
+        summary = await take_in(daemon, folder)
+        why = await history(daemon, folder / "hang_in_sleep.hostile")
+        assert "in hang_in_sleep" in why  # the stack
+        assert "page 3, element 1" in why
+        for name in PARTIAL:
+            assert "'partial'" in await history(daemon, folder / f"{name}.hostile")
+        return summary
+
+    summary = inside(write_config(state, None, load={**LIMITS, "workers": 3}), body)
     reasons = {Path(f["path"]).stem: f["reason"] for f in summary["failures"]}
     for behaviour, expected in EXPECTED.items():
         reason = reasons.pop(behaviour.replace(" ", "-"))
@@ -97,11 +122,6 @@ def test_each_costs_its_own_file(tmp_path: Path) -> None:
     documents, _ = contents(state)
     assert len(documents) == summary["indexed"]
     assert not any("text_then_exception" in path for path in documents)
-    why = ingestd(config, "why", "--json", str(folder / "hang_in_sleep.hostile")).stdout
-    assert "in hang_in_sleep" in why  # the stack
-    assert "page 3, element 1" in why
-    for name in PARTIAL:
-        assert '"partial"' in ingestd(config, "why", "--json", str(folder / f"{name}.hostile")).stdout
 
 
 def test_others_go_on_beside_one_that_hangs(tmp_path: Path) -> None:
@@ -123,7 +143,7 @@ def test_others_go_on_beside_one_that_hangs(tmp_path: Path) -> None:
         daemon.kill()
 
 
-def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
+def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path, hostile: None) -> None:
     count = 1000
     rng = random.Random(7)
     folder = tmp_path / "docs"
@@ -135,8 +155,13 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     for number, kind in enumerate(kinds):
         (folder / f"f{number:04}.hostile").write_text(f"{kind}\nfile number {number} says good morning")
     state = tmp_path / "state"
-    config = write_config(state, folder, load={**LIMITS, "workers": 6, "memory": "200MiB", "idle_deadline": "2s"})
-    summary = ingest(config, folder, hostile=True, timeout=280)
+    limits = {**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "1500ms"}
+
+    async def body(daemon: Daemon) -> dict[str, Any]:
+        batch: dict[str, Any] = await take_in(daemon, folder)
+        return batch
+
+    summary = inside(write_config(state, None, load=limits), body)
     bad = Counter(kind for kind in kinds if kind != "good")
     found: Counter[str] = Counter()
     for failure in summary["failures"]:
@@ -149,27 +174,21 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path) -> None:
     assert not left_over(state)
 
 
-def test_strikes_follow_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strikes_follow_the_content(tmp_path: Path, hostile: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts, then quarantine; a copy is not tried, a changed file is."""
     monkeypatch.setattr(dispatch, "STRIKE_RETRY", (0.2, 2.0))
-    monkeypatch.syspath_prepend(str(HOSTILE))
-    monkeypatch.setenv("PYTHONPATH", str(HOSTILE), prepend=os.pathsep)
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.hostile").write_text("exit\n")
 
     async def body(daemon: Daemon) -> None:
-        async def history(name: str) -> str:
-            async for told in daemon.handle("why", {"path": os.fsencode(folder / name)}):
-                return str(told["history"])
-            raise AssertionError
-
         assert (await take_in(daemon, folder))["quarantined"] == 1
-        assert (await history("a.hostile")).count("strike ") == 3
+        assert (await history(daemon, folder / "a.hostile")).count("'strike ") == 3
         (folder / "b.hostile").write_text("exit\n")
         assert (await take_in(daemon, folder))["quarantined"] == 2
-        assert "strike " not in await history("b.hostile")
-        assert "same content as a quarantined file" in await history("b.hostile")
+        why = await history(daemon, folder / "b.hostile")
+        assert "'strike " not in why
+        assert "same content as a quarantined file" in why
         (folder / "a.hostile").write_text("good\nnow it is")
         assert (await take_in(daemon, folder))["indexed"] == 1
         async for told in daemon.handle("failures", {}):

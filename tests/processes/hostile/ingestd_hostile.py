@@ -132,6 +132,7 @@ class HostileLoader:
 
     def endless_nothing(self, file: File, text: str) -> Iterator[Element]:
         while True:
+            time.sleep(0.01)  # it is not to take the processor from other tests
             yield Element("")
 
     def huge(self, file: File, text: str) -> Iterator[Element]:
@@ -146,6 +147,12 @@ class HostileLoader:
     def fill_scratch(self, file: File, text: str) -> Iterator[Element]:
         with (file.scratch / "big").open("wb") as out:
             out.truncate(1 << 50)
+        yield Element(text)
+
+    def use_scratch(self, file: File, text: str, mebibytes: str) -> Iterator[Element]:
+        with (file.scratch / "big").open("wb", buffering=0) as out:
+            for _ in range(int(mebibytes)):
+                out.write(bytes(1 << 20))
         yield Element(text)
 
     # --- exits ------------------------------------------------------------------------------------------------
