@@ -196,8 +196,10 @@ class Storm:
 
     def _cut(self) -> str:
         path = self._file()
-        size = path.stat().st_size
-        os.truncate(path, self.dice.choice([0, size // 2, max(0, size - 1)]))
+        content = path.read_bytes()
+        if content.startswith(PICTURE):  # half of one may be anything
+            raise NothingToDoError
+        os.truncate(path, self.dice.choice([0, len(content) // 2, max(0, len(content) - 1)]))
         return str(path)
 
     def _save(self) -> str:
@@ -231,7 +233,7 @@ class Storm:
         path = self._file()
         found = path.stat()
         content = bytearray(path.read_bytes())
-        if not content:
+        if not content or content.startswith(PICTURE):
             raise NothingToDoError
         content[self.dice.randrange(len(content))] = ord(self.dice.choice("abcdefgh"))
         path.write_bytes(content)
