@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestd.control import Control
+from ingestd.errors import IngestdError
 from ingestd.types import document_id
 from tests.processes.daemons import RunningDaemon, add_source, contents, left_over, running, write_config
 from tests.processes.storm import Storm, documents
@@ -30,6 +34,10 @@ BURST = 40
 """One operation in so many begins a row of as many without a pause."""
 KILLS = {"watch": 130, "supervisor": 400, "load": 500, "index": 500, "encode": 700}
 """Operations between two kills."""
+ACTS = {"stop": 650, "ingest": 230, "pause": 270, "reload": 330}
+"""Operations between two times that a person does this."""
+PAUSED = 60
+"""Operations for which a source is paused."""
 
 
 class Stormy:
@@ -44,12 +52,15 @@ class Stormy:
         self.storm = Storm(seed, list(self.sources.values()), outside)
         self.dice = random.Random(seed + 1)
         self.kills: Counter[str] = Counter()
+        self.category = "0"
+        """What the configuration adds to every document now."""
+        self.ingests: list[threading.Thread] = []
 
     def config(self, state: Path) -> Path:
         path = write_config(state, None)
         for name, directory in self.sources.items():
-            mode = "poll" if name == "polled" else "inotify"
-            add_source(path, name, directory, mode=mode, max_settle="3s", hold_deletes=1.0)
+            keys = {"mode": "poll" if name == "polled" else "inotify", "category_id": self.category}
+            add_source(path, name, directory, max_settle="3s", hold_deletes=1.0, **keys)
         return path
 
     def blow(self, daemon: RunningDaemon, operations: int) -> None:
@@ -58,9 +69,15 @@ class Stormy:
             self.storm.step()
             rush = rush - 1 if rush else BURST * (self.dice.random() < 1 / BURST)
             time.sleep(0 if rush else self.dice.random() * 4 * PAUSE)
+            number = sum(self.storm.done.values())
             for role, between in KILLS.items():
-                if sum(self.storm.done.values()) % between == between // 2:
+                if number % between == between // 2:
                     self.kill(daemon, role)
+            for act, between in ACTS.items():
+                if number % between == between // 2:
+                    self.act(daemon, act)
+                elif act == "pause" and number % between == between // 2 + PAUSED:
+                    daemon.call("resume", CALM, source=None)
 
     def kill(self, daemon: RunningDaemon, role: str) -> None:
         if role == "supervisor":
@@ -76,6 +93,29 @@ class Stormy:
                 return
         self.kills[role] += 1
 
+    def act(self, daemon: RunningDaemon, act: str) -> None:
+        name = self.dice.choice(list(self.sources))
+        match act:
+            case "stop":
+                assert daemon.stop(CALM) == 0
+                daemon.start()
+            case "ingest":
+                thread = threading.Thread(target=self.ingest, args=(daemon, self.sources[name]))
+                thread.start()
+                self.ingests.append(thread)
+            case "pause":
+                daemon.call("pause", CALM, source=name)
+            case "reload":
+                self.category = str(int(self.category) + 1)
+                self.config(self.state)
+                daemon.call("reload", CALM)
+        self.kills[act] += 1
+
+    def ingest(self, daemon: RunningDaemon, folder: Path) -> None:
+        """A person asks for what the daemon does anyhow, and may be disappointed when it dies."""
+        with contextlib.suppress(IngestdError), Control(self.state / "control.sock", timeout=CALM) as control:
+            control.call("ingest", paths=[os.fsencode(folder)])
+
     def differences(self) -> dict[str, tuple[str | None, str | None]]:
         """Path to the digest that the folder has, and the one that the index has; None: nothing there."""
         wanted, _ = documents(self.storm.roots)
@@ -85,6 +125,9 @@ class Stormy:
 
     def rest(self, daemon: RunningDaemon) -> None:
         """Nothing more is done to the folders: soon the index equals them, and stays so."""
+        daemon.call("resume", CALM, source=None)
+        while self.ingests:
+            self.ingests.pop().join(CALM)
         deadline = time.monotonic() + CALM
         equal_since: float | None = None
         while equal_since is None or time.monotonic() - equal_since < STEADY:
@@ -106,6 +149,9 @@ class Stormy:
             inside = {path for path in wanted if Path(path).is_relative_to(folder)}
             for path in inside:
                 assert found[path][0] == document_id(name, os.fsencode(os.path.relpath(path, folder)))
+
+        hits = daemon.call("search", CALM, text="version word1 word2", top=500, source=None, path=None)["hits"]
+        assert {hit["metadata"]["category_id"] for hit in hits} <= {self.category}
 
     def report(self, daemon: RunningDaemon) -> str:
         """What differs, what the daemon knows of it, and what was done there."""
@@ -152,7 +198,7 @@ def run_storm(tmp_path: Path, elsewhere: Path, operations: int, seed: int) -> No
     finally:
         stormy.storm.close()
         print(f"seed {seed}, {time.monotonic() - began:.0f} s: {dict(stormy.storm.done.most_common())}")
-        print(f"killed: {dict(stormy.kills)}")
+        print(f"killed and done meanwhile: {dict(stormy.kills)}")
     assert files
     assert stormy.kills["watch"]
     assert stormy.kills["supervisor"]
