@@ -339,3 +339,19 @@ def test_changed_constants_queue_what_is_indexed(tmp_path: Path) -> None:
         assert verdict.action == "unchanged"
 
     with_desk(tmp_path, body)
+
+
+def test_changed_constants_reach_what_is_in_hand(tmp_path: Path) -> None:
+    """It may have the old ones already, on its way to the index."""
+
+    async def body(desk: Desk) -> None:
+        await desk.journal.configure(SETTINGS)
+        await desk.journal.take("docs", [Change(b"new", Stat(1, 50, 1, 1, 1))])
+        for constants, state in (("category 7", "queued"), ("category 7", "indexed")):
+            (row,) = await desk.journal.claim(1)
+            await desk.journal.identified(row, Stat(1, 50, 1, 1, 1), b"digest", "text", "1", 3)
+            await desk.journal.configure({**SETTINGS, "docs": SourceSettings(b"/docs", constants, DAY)})
+            ended = await desk.journal.indexed(row, b"digest", "text 1", chunks=1, hashes=b"")
+            assert ended.state == state
+
+    with_desk(tmp_path, body)

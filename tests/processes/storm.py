@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 FILES = 240
 """Files in all folders together, about: beyond it things are deleted rather than copied."""
@@ -133,7 +134,7 @@ class Storm:
         return place
 
     def _name(self) -> str:
-        return f"f{self.dice.randrange(10)}{self.dice.choice(['.txt', '.txt', '.md'])}"
+        return f"f{self.dice.randrange(10)}{self.dice.choices(['.txt', '.md', '.json'], [6, 3, 1])[0]}"
 
     def _new(self) -> Path:
         """A path that nothing has."""
@@ -196,8 +197,10 @@ class Storm:
 
     def _cut(self) -> str:
         path = self._file()
-        size = path.stat().st_size
-        os.truncate(path, self.dice.choice([0, size // 2, max(0, size - 1)]))
+        content = path.read_bytes()
+        if content.startswith(PICTURE):  # half of one may be anything
+            raise NothingToDoError
+        os.truncate(path, self.dice.choice([0, len(content) // 2, max(0, len(content) - 1)]))
         return str(path)
 
     def _save(self) -> str:
@@ -231,7 +234,7 @@ class Storm:
         path = self._file()
         found = path.stat()
         content = bytearray(path.read_bytes())
-        if not content:
+        if not content or content.startswith(PICTURE):
             raise NothingToDoError
         content[self.dice.randrange(len(content))] = ord(self.dice.choice("abcdefgh"))
         path.write_bytes(content)
@@ -367,10 +370,20 @@ class Storm:
         return str(path)
 
 
-def documents(roots: Sequence[Path]) -> tuple[dict[str, str], set[str]]:
-    """Path to digest of every file that should be in the index, and the files that no loader takes."""
-    found: dict[str, str] = {}
-    skipped: set[str] = set()
+class Expected(NamedTuple):
+    """What is to become of the files below some folders."""
+
+    indexed: dict[str, str]
+    """Path to digest."""
+    skipped: set[str]
+    """No loader takes them."""
+    quarantined: set[str]
+    """No JSON, though their names say so; an older version of such a document may still be searchable."""
+
+
+def expected(roots: Sequence[Path]) -> Expected:
+    """What is to become of the files as they are now."""
+    found = Expected({}, set(), set())
     for root in roots:
         for directory, _, names in os.walk(root):
             for name in names:
@@ -379,7 +392,9 @@ def documents(roots: Sequence[Path]) -> tuple[dict[str, str], set[str]]:
                     continue
                 content = Path(path).read_bytes()
                 if content.startswith(PICTURE) or not (content or os.path.splitext(name)[1]):
-                    skipped.add(path)
+                    found.skipped.add(path)
+                elif name.endswith(".json"):  # no text of a storm is JSON
+                    found.quarantined.add(path)
                 else:
-                    found[path] = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return found, skipped
+                    found.indexed[path] = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return found

@@ -74,18 +74,16 @@ class Folders:
             query = "SELECT source, path, inode, size, mtime_ns, ctime_ns FROM documents WHERE gone = 0"
             return set(db.execute(query).fetchall())
 
-    async def settled(self, daemon: Daemon, timeout: float = 120) -> None:
+    async def settled(self, daemon: Daemon, timeout: float = 600) -> None:
         """Until every file is indexed as it is now, and nothing else is."""
         deadline = time.monotonic() + timeout
-        query = "SELECT source, path, inode, size, mtime_ns, ctime_ns, state, gone FROM documents"
+        unfinished = "SELECT source, path, state, gone FROM documents WHERE state != 'indexed' OR gone LIMIT 5"
         while True:
-            rows = await daemon.journal.read(lambda db: db.execute(query).fetchall())
-            wanted = self.found()
-            if all(row[6:] == ("indexed", 0) for row in rows) and {row[:6] for row in rows} == wanted:
+            rows = await daemon.journal.read(lambda db: db.execute(unfinished).fetchall())
+            if not rows and self.journaled(daemon) == self.found():
                 break
-            left = [row for row in rows if row[6:] != ("indexed", 0) or row[:6] not in wanted][:5]
-            assert time.monotonic() < deadline, f"{len(wanted)} files, {len(rows)} rows; {left}"
-            await asyncio.sleep(0.05 if len(rows) < 1000 else 0.5)
+            assert time.monotonic() < deadline, rows
+            await asyncio.sleep(0.1)
 
     async def cost(self, daemon: Daemon) -> tuple[int, int]:
         """Files parsed and chunks encoded since the last time, once all is settled."""

@@ -62,6 +62,11 @@ def configure(db: sqlite3.Connection, settings: Mapping[str, SourceSettings], no
                 " WHERE source = ? AND gone = 0 AND state IN ('indexed', 'partial')",
                 (name,),
             )
+            # What is in hand may have the old ones already: it is done again, as if the file had changed.
+            db.execute(
+                "UPDATE documents SET version = version + 1 WHERE source = ? AND gone = 0 AND state = 'running'",
+                (name,),
+            )
     for name in before.keys() - settings.keys():
         db.execute(
             "UPDATE sources SET removed_until = ? + hold_grace WHERE name = ? AND removed_until IS NULL", (now, name)
