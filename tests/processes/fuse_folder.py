@@ -26,6 +26,7 @@ from typing import Any
 
 from tests.processes.mounts import detach, files
 
+
 def missing() -> str | None:
     """Why no such file system can be mounted; None: it can."""
     if os.geteuid() != 0:
@@ -223,7 +224,14 @@ def serve(real: str, point: str, control: str) -> None:
 
     never = {"attr_timeout": 0, "entry_timeout": 0, "negative_timeout": 0}
     mfusepy.FUSE(
-        Folder(), point, foreground=True, use_ino=True, fsname="ingestd-test", subtype="folder", allow_other=True, **never
+        Folder(),
+        point,
+        foreground=True,
+        use_ino=True,
+        fsname="ingestd-test",
+        subtype="folder",
+        allow_other=True,
+        **never,
     )
 
 

@@ -19,6 +19,7 @@ from tests.processes.daemons import RunningDaemon, contents, write_config
 
 MS_BIND = 0x1000
 MNT_DETACH = 2
+PATIENCE = float(os.environ.get("PATIENCE", "90"))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -130,7 +131,9 @@ class Watched:
     def __init__(self, daemon: RunningDaemon) -> None:
         self.daemon = daemon
 
-    def until(self, condition: Callable[[], object], what: str, timeout: float = float(os.environ.get("PATIENCE", "90"))) -> None:
+    def until(
+        self, condition: Callable[[], object], what: str, timeout: float = float(os.environ.get("PATIENCE", "90"))
+    ) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"{what}: {self.daemon.status()}\n{self.daemon.tail()}"
