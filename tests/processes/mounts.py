@@ -150,6 +150,11 @@ class Watched:
         self.holds(files(*folders))
 
     @property
+    def modes(self) -> dict[str, str]:
+        """How each source is watched."""
+        return {source["name"]: source["mode"] for source in self.daemon.status()["sources"]}
+
+    @property
     def warnings(self) -> str:
         return "\n".join(self.daemon.status()["warnings"])
 
@@ -172,8 +177,9 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watching(config: Path, state: Path) -> Iterator[Watched]:
-    daemon = RunningDaemon(config, state)
+def watching(config: Path, state: Path, daemon: RunningDaemon | None = None) -> Iterator[Watched]:
+    """A daemon that runs, and is killed in the end if it still does: after a failure nobody has patience with it."""
+    daemon = daemon or RunningDaemon(config, state)
     daemon.start()
     try:
         watched = Watched(daemon)
