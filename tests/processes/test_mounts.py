@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.daemons import contents
+from tests.processes.daemons import contents, ingestd
 from tests.processes.mounts import (
     MS_BIND,
     Disk,
@@ -135,15 +135,13 @@ def test_a_file_system_below_a_root_that_comes_and_goes(tmp_path: Path) -> None:
             watched.ingests(point / "four.txt", "four on the disk")
             # What the disk hides again is not gone either.
             watched.holds(files(root) | hidden)
-            unmount(point)
-            (point / "hidden.txt").unlink()
-            disk.mount(point)
-            # For a moment only: long enough to be missed, too short to be looked for.
-            unmount(point)
-            disk.mount(point)
-            write(point / "five.txt", "five on the disk")
-            watched.ingests(root / "d.txt", "at last")
-            assert set(files(root)) <= set(held(state))
+            # Gone for moments only.
+            for number in range(3):
+                unmount(point)
+                disk.mount(point)
+                write(point / f"moment/{number}.txt", f"written between two moments: {number}")
+            (point / "deep/two.txt").unlink()
+            watched.holds(files(root) | hidden)
 
 
 def test_one_directory_in_several_places(tmp_path: Path) -> None:
@@ -164,14 +162,22 @@ def test_one_directory_in_several_places(tmp_path: Path) -> None:
             (root / "one/sub/b.txt").unlink()
             watched.equals(root, other)
             assert {str(root / "one/sub/c.txt"), str(other / "three/sub/c.txt")} < set(held(state))
+            assert not watched.warnings
+            before = held(state)
             unmount(root / "two")
-            # It is the same file system, so what is missing there is gone: that its other place has it is no help.
-            watched.equals(root, other)
+            watched.warns("source docs", str(root / "two"), "not mounted?", "confirm-deletes")
+            shutil.rmtree(root / "one/sub")
+            missing = {path: found for path, found in before.items() if path.startswith(f"{root}/two/")}
+            watched.holds(files(root, other) | missing)
             mount(root / "one", root / "two", "", MS_BIND)
             watched.equals(root, other)
-            shutil.rmtree(root / "one/sub")
+            watched.calms()
+            # For good: a person says so.
+            unmount(root / "two")
+            watched.warns("source docs", str(root / "two"), "not mounted?", "confirm-deletes")
+            assert ingestd(config, "confirm-deletes", "docs").returncode == 0
             watched.equals(root, other)
-            assert not watched.warnings
+            watched.calms()
 
 
 def test_a_folder_that_is_moved_away_and_back(tmp_path: Path) -> None:
