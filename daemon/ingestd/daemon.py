@@ -136,6 +136,7 @@ class Daemon:
             log.info("%d files get another try, since the loaders changed", revived)
         await self._pools()
         self.watching.on_readable = self._renew_load
+        self.watching.on_hung = self._restart_load
         self._task(self.dispatcher.watchman.run(), "watchman")
         self._task(self.dispatcher.remove(), "remover")
         self.control = ControlServer(
@@ -166,6 +167,13 @@ class Daemon:
     def _renew_load(self) -> None:
         for pool in self.load_pools:
             pool.renew()
+
+    def _restart_load(self) -> None:
+        """Load workers that start may wait for the source that does not answer; their successors are spared it."""
+        for pool in self.load_pools:
+            for worker in pool.workers:
+                if worker.state == "starting":
+                    worker.kill("stopped", "a source does not answer")
 
     def hurry(self) -> None:
         """Stop now: kill what would otherwise be asked; the journal has everything."""
@@ -330,8 +338,10 @@ class Daemon:
 
     def _load_settings(self, number: int) -> dict[str, Any]:
         encode, load = self.config.encode, self.config.load
-        # The sources and what `ingest` was given; never the state directory, though it may lie below them.
-        read = {table.directory for table in self.config.watch} | self.watching.readable
+        # The sources and what `ingest` was given; never the state directory, though it may lie below them, and nothing
+        # that does not answer: to put it into the rules of the sandbox would take as long.
+        hung = self.watching.hung
+        read = {table.directory for table in self.config.watch if table.name not in hung} | self.watching.readable
         exclude = [str(self.state.resolve())]
         if any(table.follow_links for table in self.config.watch):
             read = {"/"}  # nobody knows where a link leads

@@ -111,7 +111,9 @@ class Watching:
         self.readable: set[str] = set()
         """Paths that load workers may read because `ingest` was given them."""
         self.on_readable: Callable[[], None] = lambda: None
-        """Called when `readable` grew: load workers that live have the narrower sandbox."""
+        """Called when `readable` grew, or a source answers again: load workers that live have the narrower sandbox."""
+        self.on_hung: Callable[[], None] = lambda: None
+        """Called when a source does not answer any more."""
         self._make_pool = make_pool
         self._groups: dict[bytes, Group] = {}
         self._jobs = itertools.count(1)
@@ -124,6 +126,16 @@ class Watching:
             for group in self._groups.values()
             for watched in group.watched.values()
             if not watched.frame.once
+        }
+
+    @property
+    def hung(self) -> set[str]:
+        """Names of the followed sources whose file system does not answer now."""
+        return {
+            watched.frame.source
+            for group in self._groups.values()
+            for watched in group.watched.values()
+            if group.hung is not None and not watched.frame.once
         }
 
     @property
@@ -287,9 +299,11 @@ class Watching:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silence.seconds))
                 group.hung = f"the file system does not answer: waiting for {place} since {since}"
                 log.warning("source %s: %s", names, group.hung)
+                self.on_hung()
             elif not hangs and group.hung is not None:
                 group.hung = None
                 log.info("source %s: the file system answers again", names)
+                self.on_readable()
             await asyncio.sleep(LOOK)
 
     async def _part(self, group: Group, place: str) -> None:

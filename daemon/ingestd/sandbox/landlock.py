@@ -6,8 +6,8 @@ replaced, or mounted over, later is not covered, see `sandbox.denies`.
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -90,10 +90,16 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     except OSError:
         return
     try:
-        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            access &= _OF_A_FILE
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", access, descriptor), 12)
-        syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.addressof(rule), 0)
+        # Directories have more rights than files. The kernel knows what this is; a `stat` would ask the file system.
+        for rights in (access, access & _OF_A_FILE):
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, descriptor), 12)
+            try:
+                syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.addressof(rule), 0)
+            except OSError as error:
+                if error.errno != errno.EINVAL or rights == access & _OF_A_FILE:
+                    raise
+            else:
+                return
     finally:
         os.close(descriptor)
 
@@ -103,9 +109,12 @@ def spare(root: str, exclude: Sequence[str]) -> Iterator[str]:
 
     On the way down to an excluded directory, each directory is replaced by its present entries, links left out; what
     is made directly beside the way afterwards is not covered. A root inside an excluded directory is meant, and stays;
-    one that is excluded itself yields nothing. `exclude` holds real paths.
+    one that is excluded itself yields nothing, like one that is not there. `exclude` holds real paths.
     """
-    root = os.path.realpath(root)
+    try:
+        root = _real(root)
+    except OSError:
+        return
     inside = [path for path in exclude if path == root or path.startswith(root.rstrip("/") + "/")]
     if not inside:
         yield root
@@ -117,3 +126,12 @@ def spare(root: str, exclude: Sequence[str]) -> Iterator[str]:
             return
         for child in children:
             yield from spare(child, inside)
+
+
+def _real(path: str) -> str:
+    """Like `os.path.realpath`, but nothing is asked of the file system that is mounted there: it may hang."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""Real mounts, and daemons whose several folders lie on them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.daemons import RunningDaemon, contents, write_config
+
+MS_BIND = 0x1000
+MNT_DETACH = 2
+PATIENCE = float(os.environ.get("PATIENCE", "90"))
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(what: Path | str, where: Path, kind: str = "tmpfs", flags: int = 0, data: str = "") -> None:
+    """mount(2); skips the test where it is not permitted."""
+    where.mkdir(parents=True, exist_ok=True)
+    arguments = [str(what).encode(), os.fsencode(where), kind.encode(), flags, data.encode()]
+    if _libc.mount(*arguments):
+        reason = os.strerror(ctypes.get_errno())
+        if os.geteuid() != 0 or "permitted" in reason:
+            pytest.skip(f"cannot be had: a mount: {reason}")
+        raise OSError(f"mounting {kind} on {where}: {reason}")
+
+
+def unmount(where: Path) -> None:
+    """Waits while something there is in use, as a person at the keyboard would."""
+    deadline = time.monotonic() + 60
+    while _libc.umount2(os.fsencode(where), 0):
+        assert time.monotonic() < deadline, f"{where}: {os.strerror(ctypes.get_errno())}"
+        time.sleep(0.05)
+
+
+def detach(where: Path) -> None:
+    """Unmount whatever is there, in use or not."""
+    while not _libc.umount2(os.fsencode(where), MNT_DETACH):
+        pass
+
+
+@contextlib.contextmanager
+def unmounted_after(*places: Path) -> Iterator[None]:
+    """Whatever was mounted on these places, once or several times, is not when this ends."""
+    try:
+        yield
+    finally:
+        for place in places:
+            detach(place)
+
+
+class Disk:
+    """An ext4 file system in a file: unlike a tmpfs, it has its files still when it is mounted again."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        image.touch()
+        os.truncate(image, 8 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", str(image)], check=True)
+
+    def mount(self, where: Path) -> None:
+        where.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-o", "loop", str(self.image), str(where)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"cannot be had: a loop device: {done.stderr}")
+
+    @contextlib.contextmanager
+    def elsewhere(self, where: Path) -> Iterator[Path]:
+        """The disk in another machine, so to speak."""
+        self.mount(where)
+        try:
+            yield where
+        finally:
+            unmount(where)
+
+
+def write_sources(
+    state: Path, sources: Mapping[str, Path], *, settings: Mapping[str, Mapping[str, Any]] | None = None, **tables: Any
+) -> Path:
+    """A configuration with several folders that settle and are scanned quickly; `settings` add keys by source."""
+    config = write_config(state, None, **tables)
+    lines = []
+    for name, directory in sources.items():
+        keys = {"name": name, "directory": str(directory), "settle": "200ms", "rescan": "1s"}
+        keys |= (settings or {}).get(name, {})
+        lines += ["[[watch]]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    with config.open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    return config
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def files(*folders: Path) -> dict[str, str]:
+    """What lies in the folders now: path to digest."""
+    return {
+        os.path.join(place, name): digest(Path(place, name))
+        for folder in folders
+        for place, _, names in os.walk(folder)
+        for name in names
+    }
+
+
+def held(state: Path) -> dict[str, str]:
+    """What the index holds: path to digest."""
+    return {path: found for path, (_, found, _) in contents(state)[0].items()}
+
+
+class Watched:
+    """A running daemon, and waits for what it is to come to."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self.daemon = daemon
+
+    def until(
+        self, condition: Callable[[], object], what: str, timeout: float = float(os.environ.get("PATIENCE", "90"))
+    ) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {self.daemon.status()}\n{self.daemon.tail()}"
+            time.sleep(0.1)
+
+    def holds(self, expected: Mapping[str, str]) -> None:
+        """Wait until the index holds just this, and nothing is on its way that could change it."""
+        self.until(lambda: held(self.daemon.state) == expected, "the index is not as the folders")
+        self.daemon.wait()
+        assert held(self.daemon.state) == expected
+
+    def equals(self, *folders: Path) -> None:
+        """Wait until the index is equal to the folders."""
+        self.holds(files(*folders))
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """How each source is watched."""
+        return {source["name"]: source["mode"] for source in self.daemon.status()["sources"]}
+
+    @property
+    def warnings(self) -> str:
+        return "\n".join(self.daemon.status()["warnings"])
+
+    def warns(self, *parts: str) -> None:
+        """Wait until one warning has all these parts."""
+        self.until(
+            lambda: any(all(part in text for part in parts) for text in self.daemon.status()["warnings"]),
+            f"no warning of {parts}",
+        )
+
+    def calms(self) -> None:
+        """Wait until there is nothing to warn of."""
+        self.until(lambda: not self.daemon.status()["warnings"], "it still warns")
+
+    def ingests(self, path: Path, text: str) -> None:
+        """A file that is written now becomes searchable."""
+        write(path, text)
+        wanted = digest(path)
+        self.until(lambda: held(self.daemon.state).get(str(path)) == wanted, f"{path} is not indexed")
+
+
+@contextlib.contextmanager
+def watching(config: Path, state: Path, daemon: RunningDaemon | None = None) -> Iterator[Watched]:
+    """A daemon that runs, and is killed in the end if it still does: after a failure nobody has patience with it."""
+    daemon = daemon or RunningDaemon(config, state)
+    daemon.start()
+    try:
+        watched = Watched(daemon)
+        watched.until(lambda: daemon.status()["sink"]["healthy"], "the index is not open")
+        yield watched
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()

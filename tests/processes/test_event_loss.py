@@ -1,0 +1,159 @@
+"""Events that get lost, or never come: the index ends equal to the folder all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes.daemons import RunningDaemon, environment
+from tests.processes.mounts import digest, files, held, watching, write, write_sources
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
+QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+@contextlib.contextmanager
+def tiny_queue(lock: Path) -> Iterator[None]:
+    """Observers that are made now have a queue of few events. The setting is the whole machine's."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        old = QUEUED.read_text()
+        try:
+            QUEUED.write_text("16")
+        except OSError:
+            pytest.skip("cannot be had: a small fs.inotify.max_queued_events")
+        try:
+            yield
+        finally:
+            QUEUED.write_text(old)
+
+
+def stir(folder: Path, name: str) -> None:
+    """Changes of every kind, many more than a tiny queue holds."""
+    for number in range(60):
+        write(folder / f"{name}/{number % 4}/{number}.txt", f"{name} {number}")
+    for number in range(0, 60, 3):
+        (folder / f"{name}/{number % 4}/{number}.txt").unlink()
+    for number in range(1, 60, 3):
+        write(folder / f"{name}/{number % 4}/{number}.txt", f"{name} {number} changed")
+    (folder / f"{name}/3").rename(folder / f"{name}/moved")
+    shutil.rmtree(folder / f"{name}/2")
+
+
+@root_only
+def test_an_overflown_queue(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The watch worker stands still while the queue runs over; no scan is due for an hour."""
+    one, other, state = tmp_path / "one", tmp_path / "other", tmp_path / "state"
+    write(one / "a.txt", "in the first folder")
+    stir(other, "early")
+    never = {"rescan": "1h"}
+    config = write_sources(state, {"one": one, "other": other}, settings={"one": never, "other": never})
+    with contextlib.ExitStack() as stack:
+        with tiny_queue(tmp_path_factory.getbasetemp().parent / "inotify.lock"):
+            watched = stack.enter_context(watching(config, state))
+            watched.until(lambda: watched.modes == {"one": "inotify", "other": "inotify"}, "events are not watched")
+        watched.equals(one, other)
+        workers = [worker["pid"] for worker in watched.daemon.status()["workers"] if worker["stage"] == "watch"]
+        for name in ("late", "later"):
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)
+            try:
+                stir(one, name)
+                stir(other, name)
+                (one / "a.txt").unlink(missing_ok=True)
+            finally:
+                for worker in workers:
+                    os.kill(worker, signal.SIGCONT)
+            watched.equals(one, other)
+        assert watched.modes == {"one": "inotify", "other": "inotify"}
+
+
+LIMITED = 'echo "$2" > /proc/sys/user/max_inotify_"$1"; shift 2; exec "$@"'
+
+
+class Limited(RunningDaemon):
+    """A daemon in a user namespace of its own, whose inotify limits are nobody else's."""
+
+    def __init__(self, config: Path, state: Path, limit: str, value: int) -> None:
+        super().__init__(config, state)
+        self.limit = limit
+        self.value = value
+
+    def start(self) -> None:
+        own = [sys.executable, "-m", "ingestd", "--config", str(self.config), "run"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["unshare", "--user", "--map-root-user", "sh", "-c", LIMITED, "sh", self.limit, str(self.value), *own],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+            )
+
+    def grant(self, value: int) -> None:
+        """The limit is raised, as its message says."""
+        command = f"echo {value} > /proc/sys/user/max_inotify_{self.limit}"
+        enter = ["nsenter", "--user", "--preserve-credentials", "--target", str(self.process.pid)]
+        subprocess.run([*enter, "sh", "-c", command], check=True)
+
+
+def user_namespaces() -> bool:
+    probe = ["unshare", "--user", "--map-root-user", "sh", "-c", LIMITED, "sh", "watches", "9", "true"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not user_namespaces(), reason="cannot be had: a user namespace")
+@pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
+def test_no_watches_and_no_instances_left(tmp_path: Path, limit: str, value: int) -> None:
+    """What cannot be watched is scanned instead."""
+    folder, state = tmp_path / "docs", tmp_path / "state"
+    stir(folder, "early")
+    daemon = Limited(write_sources(state, {"docs": folder}), state, limit, value)
+    with watching(daemon.config, state, daemon) as watched:
+        watched.warns("source docs", "no inotify", f"sysctl -w fs.inotify.max_user_{limit}=")
+        watched.equals(folder)
+        stir(folder, "late")
+        write(folder / "early/1/1.txt", "changed while nobody told")
+        watched.equals(folder)
+
+
+@pytest.mark.slow  # it is tried again after a minute for the first time
+@pytest.mark.skipif(not user_namespaces(), reason="cannot be had: a user namespace")
+@pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
+def test_once_the_limit_is_raised_there_are_events_again(tmp_path: Path, limit: str, value: int) -> None:
+    folder, state = tmp_path / "docs", tmp_path / "state"
+    stir(folder, "early")
+    config = write_sources(state, {"docs": folder}, settings={"docs": {"rescan": "1h"}})
+    daemon = Limited(config, state, limit, value)
+    with watching(config, state, daemon) as watched:
+        watched.warns("source docs", f"sysctl -w fs.inotify.max_user_{limit}=")
+        daemon.grant(10_000)
+        watched.until(lambda: watched.modes == {"docs": "inotify"}, "there are no events again")
+        watched.calms()
+        stir(folder, "late")
+        watched.equals(folder)
+
+
+def test_events_switched_off(tmp_path: Path) -> None:
+    folder, state = tmp_path / "docs", tmp_path / "state"
+    stir(folder, "early")
+    config = write_sources(state, {"docs": folder}, settings={"docs": {"mode": "poll"}})
+    with watching(config, state) as watched:
+        watched.equals(folder)
+        assert watched.modes == {"docs": "poll"}
+        stir(folder, "late")
+        (folder / "late/0").rename(folder / "early/0/below")
+        watched.equals(folder)
+        path = write(folder / "early/1/1.txt", "changed while nobody told")
+        watched.until(lambda: held(state).get(str(path)) == digest(path), "the change is not found")
+        assert held(state) == files(folder)
+        assert not watched.warnings
