@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.processes.daemons import RunningDaemon, environment, ingestd
-from tests.processes.mounts import MS_BIND, Watched, held, mount, unmounted_after, watching, write, write_sources
+from tests.processes.mounts import MS_BIND, Watched, mount, unmounted_after, watching, write, write_sources
 from tests.test_paths import deep, put
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root, for devices and mounts")
