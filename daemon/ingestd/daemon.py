@@ -208,6 +208,9 @@ class Daemon:
         await self._note_sources()
         if self._load_settings(0) != settings:
             self._renew_load()
+        self.load_pool.resize(self._load_workers)
+        self.dispatcher.turns[""].size = self._load_workers
+        self.dispatcher.wake()
         if self.watching_sources:
             await self.watching.follow(config.watch)
 
@@ -235,9 +238,12 @@ class Daemon:
         where = f" on {display(worker.path)}" if worker.path else ""
         log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason)
 
+    @property
+    def _load_workers(self) -> int:
+        return self.config.load.workers or len(os.sched_getaffinity(0))
+
     async def _pools(self) -> None:
-        cores = len(os.sched_getaffinity(0))
-        workers = self.config.load.workers or cores
+        workers = self._load_workers
         self.dispatcher.turns[""] = Turns(workers)
         self.load_pool = self._pool("load", workers, self._load_settings, self.dispatcher.serve, spare=True)
         self.load_pools = [self.load_pool]

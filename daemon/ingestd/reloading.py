@@ -49,5 +49,4 @@ def unlike(old: Config, new: Config) -> list[str]:
     ]
     pools = {name: (own.get("workers"), other.get("workers")) for name in old.load.loaders | new.load.loaders
              for own, other in [(old.load.loaders.get(name, {}), new.load.loaders.get(name, {}))]}  # fmt: skip
-    keys += ["[load] workers"] if old.load.workers != new.load.workers else []
     return keys + [f"[load.{name}] workers" for name, (before, now) in pools.items() if before != now]

@@ -80,16 +80,22 @@ class Pool:
         self.restarts = 0
         self.failed: asyncio.Future[StartError] = asyncio.get_running_loop().create_future()
         """Set when no worker of this stage could be started `START_ATTEMPTS` times in a row."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._slots: dict[int, asyncio.Task[None]] = {}
 
     def open(self) -> None:
-        """Start the slots."""
-        self._tasks = [
-            asyncio.create_task(self._slot(number), name=f"{self.stage} {number}")
-            for number in range(self.size + self.spare)
-        ]
-        for task in self._tasks:
-            task.add_done_callback(self._ended)
+        """Start the slots, those that are missing."""
+        for number in range(self.size + self.spare):
+            if number not in self._slots:
+                self._slots[number] = asyncio.create_task(self._slot(number), name=f"{self.stage} {number}")
+                self._slots[number].add_done_callback(self._ended)
+
+    def resize(self, size: int) -> None:
+        """Have so many slots from now on. One too many ends with the job that its worker has in hand."""
+        self.size = size
+        for worker in self.workers:
+            worker.leaving = worker.leaving or worker.slot >= size + self.spare
+        if self._slots:
+            self.open()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A slot ends by an error only if ingestd has one: then nothing may wait for its work for ever."""
@@ -107,9 +113,9 @@ class Pool:
 
     async def close(self) -> None:
         """End the slots; their workers climb down the ladder."""
-        for task in self._tasks:
+        for task in self._slots.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._slots.values(), return_exceptions=True)
         await asyncio.gather(*(worker.stop() for worker in list(self.workers)), return_exceptions=True)
         self.workers.clear()
 
@@ -119,6 +125,9 @@ class Pool:
         if number >= self.size:  # the spare does not slow the start of those that are needed
             await self.ready.wait()
         while True:
+            if number >= self.size + self.spare:
+                del self._slots[number]
+                return
             try:
                 worker = await self._start(number)
             except StartError as error:
@@ -175,6 +184,7 @@ class Pool:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise StartError(f"no scratch directory for a {self.stage} worker: {error}", passing=full) from error
         worker = Worker(self.stage, token, scratch)
+        worker.slot = number
         self.workers.add(worker)
         try:
             await worker.start(self.settings(number), self.start_timeout)

@@ -81,6 +81,8 @@ class Worker:
         self.token = token
         self.scratch = scratch
         self.pid = 0
+        self.slot = 0
+        """Number of the slot that keeps it."""
         self.info: dict[str, Any] = {}
         self.served = 0
         """Jobs done, for recycling."""

@@ -70,6 +70,10 @@ def until(daemon: RunningDaemon, condition: Callable[[dict[str, Any]], object]) 
     return status
 
 
+def loaders(status: dict[str, Any]) -> int:
+    return sum(worker["stage"] == "load" and worker["state"] != "starting" for worker in status["workers"])
+
+
 def source(status: dict[str, Any], name: str) -> dict[str, Any]:
     return next(found for found in status["sources"] if found["name"] == name)
 
@@ -216,12 +220,18 @@ def test_reload_brings_sources_and_limits_into_force(folders: Folders) -> None:
         until(daemon, lambda _: len(folders.paths()) == 61)
 
         folders.write("a", more='exclude = ["f1.txt"]\ncategory_id = "7"\n')
-        folders.config.write_text(folders.config.read_text().replace("[encode]", "[load]\nmax_text = 10\n[encode]"))
+        folders.config.write_text(
+            folders.config.read_text().replace("[encode]", "[load]\nmax_text = 10\nworkers = 4\n[encode]")
+        )
         daemon.process.send_signal(signal.SIGHUP)
         until(daemon, lambda status: [source["name"] for source in status["sources"]] == ["a"])
+        until(daemon, lambda status: loaders(status) == 5)  # and one to spare
         status = daemon.wait()
         assert status["files"]["held"] == 31
-        assert folders.say("reload")["restart"] == []
+        folders.config.write_text(folders.config.read_text().replace("workers = 4", "workers = 1"))
+        folders.config.write_text(folders.config.read_text().replace('"hashing"', '"hashing-128"', 2))
+        assert folders.say("reload")["restart"] == ["[encode] engine", "[encode] model"]
+        until(daemon, lambda status: loaders(status) == 2)
         (folders.a / "long.txt").write_text("one line of text\n" * 20)
         daemon.wait()
         assert folders.say("why", str(folders.a / "long.txt"))["state"] == "partial"
