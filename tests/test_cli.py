@@ -26,8 +26,8 @@ from ingestd.cli import cli
 from ingestd.errors import IndexMismatchError, IngestdError, ModelError, UnreachableError
 
 NAMES = [
-    "run", "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "wait",
-    "reindex", "reload", "check-config", "plugins",
+    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "retry", "wait", "pause",
+    "resume", "confirm-deletes", "reload", "reindex",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",

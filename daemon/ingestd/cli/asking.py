@@ -1,0 +1,158 @@
+"""Commands that only ask: what is going on, what became of a file, what is wrong."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ingestd.cli.group import command
+from ingestd.cli.invocation import (
+    WRONG,
+    Invocation,
+    absolute_paths,
+    as_json,
+    in_base64,
+    print_json,
+)
+from ingestd.errors import ConfigError
+
+
+@command()
+@as_json
+@click.option("--watch", is_flag=True, help="Keep showing it, until Ctrl-C.")
+@click.pass_obj
+def status(invocation: Invocation, json: bool, watch: bool) -> None:
+    """Show what is indexed, what waits, and who works.
+
+    \b
+    Examples:
+      ingestd status
+      ingestd status --watch
+      ingestd status --json | jq .files
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    if json:
+        print_json(commands.status(config))
+        return
+    from ingestd.cli import terminal, views
+
+    if watch:
+        terminal.follow(lambda: commands.status(config))
+    else:
+        views.show(views.state_of(commands.status(config)))
+
+
+@command()
+@click.argument("path")
+@as_json
+@in_base64
+@click.pass_obj
+def why(invocation: Invocation, path: str, json: bool, base64: bool) -> None:
+    """Say what became of a file, and for what reason.
+
+    \b
+    Examples:
+      ingestd why ~/Documents/report.pdf
+      ingestd why --json report.pdf | jq -r .reason
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    answer = commands.why(config, absolute_paths([path], base64)[0])
+    if json:
+        print_json(answer)
+        return
+    from ingestd.cli import views
+
+    views.show(views.reason_of(answer))
+
+
+@command()
+@as_json
+@click.pass_obj
+def failures(invocation: Invocation, json: bool) -> None:
+    """List the files that failed, with their reasons.
+
+    \b
+    Examples:
+      ingestd failures
+      ingestd failures --json | jq -r '.[] | [.path, .reason] | @tsv'
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    found = commands.failures(config)
+    if json:
+        print_json(found)
+        return
+    from ingestd.cli import views
+
+    if found:
+        views.show(views.failed(found))
+        click.echo("try: ingestd why PATH, ingestd retry PATH", err=True)
+    else:
+        click.echo("no file has failed", err=True)
+
+
+@command("check-config")
+@as_json
+@click.pass_obj
+def check_config(invocation: Invocation, json: bool) -> int:
+    """Read the configuration and name everything that is wrong with it: file, line, key, and what was meant.
+
+    \b
+    Examples:
+      ingestd check-config
+      ingestd check-config --config /etc/ingestd/config.toml
+    """
+    try:
+        config = invocation.config()
+    except ConfigError as error:
+        if not json:
+            raise
+        print_json({"valid": False, "file": None, "problems": error.message.splitlines(), "warnings": []})
+        return WRONG
+    missing = [table.directory for table in config.watch if not os.path.isdir(table.directory)]
+    warnings = [f"{directory} is not there, or not a directory" for directory in missing]
+    if json:
+        facts = {"state": str(config.state_directory), "sources": [table.name for table in config.watch]}
+        print_json({"valid": True, "file": config.file, "problems": [], "warnings": warnings, **facts})
+        return 0
+    from ingestd.cli.printable import clean_line
+
+    click.echo(f"{clean_line(config.file or 'defaults, there is no configuration file')}: no problem found")
+    click.echo(f"state: {clean_line(config.state_directory)}")
+    for table in config.watch:
+        click.echo(f"source {table.name}: {clean_line(table.directory)}")
+    for warning in warnings:
+        click.echo(f"warning: {clean_line(warning)}", err=True)
+    if not config.watch:
+        click.echo("warning: no [[watch]] table: `ingestd run` has nothing to watch", err=True)
+    return 0
+
+
+@command()
+@as_json
+@click.pass_obj
+def plugins(invocation: Invocation, json: bool) -> None:
+    """List the loaders, engines and sinks, and plugins that do not work.
+
+    \b
+    Examples:
+      ingestd plugins
+      ingestd plugins --json | jq -r '.[] | select(.kind == "loader") | .suffixes[]'
+    """
+    config = invocation.config()
+    from ingestd import commands, log
+
+    log.quiet(invocation.verbose)
+    found = commands.plugins(config)
+    if json:
+        print_json(found)
+        return
+    from ingestd.cli import views
+
+    views.show(views.listed(found))

@@ -1,0 +1,189 @@
+"""Commands that change what a daemon does, or the next one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ingestd.cli.group import command
+from ingestd.cli.invocation import (
+    FAILED,
+    Invocation,
+    absolute_paths,
+    as_json,
+    duration,
+    in_base64,
+    print_json,
+)
+from ingestd.errors import UsageError
+
+
+@command()
+@click.argument("paths", metavar="PATH...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All files that failed or are quarantined.")
+@as_json
+@in_base64
+@click.pass_obj
+def retry(invocation: Invocation, paths: Sequence[str], everything: bool, json: bool, base64: bool) -> None:
+    """Try failed and quarantined files again, their strikes forgotten.
+
+    A folder stands for the files below it. A running daemon tries at once, else the next one does.
+
+    \b
+    Examples:
+      ingestd retry ~/Documents/report.pdf
+      ingestd retry --all
+    """
+    if bool(paths) == everything:
+        raise UsageError("name either files or --all", command="ingestd retry --help")
+    config = invocation.config()
+    from ingestd import commands
+
+    answer = commands.retry(config, None if everything else absolute_paths(paths, base64))
+    if json:
+        print_json(answer)
+    else:
+        number = answer.get("retried", 0)
+        click.echo(f"{number:,} file{'' if number == 1 else 's'} will be tried again")
+
+
+@command()
+@click.option(
+    "--timeout", metavar="DURATION", callback=duration, help="Give up after it: 90, 30s, 5m. [default: never]"
+)
+@click.pass_obj
+def wait(invocation: Invocation, timeout: float | None) -> int:
+    """Wait until nothing is settling, queued or running. Exit code 1 after the time-out.
+
+    \b
+    Examples:
+      cp *.pdf ~/Documents && ingestd wait && ingestd search "notice period"
+      ingestd wait --timeout 5m
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    if commands.wait(config, timeout):
+        return 0
+    click.echo("there is still work after the time-out; `ingestd status` says what", err=True)
+    return FAILED
+
+
+@command()
+@click.argument("source", required=False)
+@as_json
+@click.pass_obj
+def pause(invocation: Invocation, source: str | None, json: bool) -> None:
+    """Take nothing more in from a source, or from any, until `ingestd resume`.
+
+    Changes are still noted, and what is indexed can be searched.
+
+    \b
+    Examples:
+      ingestd pause documents
+      ingestd pause
+    """
+    _pause(invocation, source, json, paused=True)
+
+
+@command()
+@click.argument("source", required=False)
+@as_json
+@click.pass_obj
+def resume(invocation: Invocation, source: str | None, json: bool) -> None:
+    """Go on after `ingestd pause`.
+
+    \b
+    Examples:
+      ingestd resume documents
+      ingestd resume
+    """
+    _pause(invocation, source, json, paused=False)
+
+
+def _pause(invocation: Invocation, source: str | None, json: bool, *, paused: bool) -> None:
+    config = invocation.config()
+    from ingestd import commands
+
+    names = commands.pause(config, source, paused=paused)
+    if json:
+        print_json({"sources": names, "paused": paused})
+    else:
+        click.echo(f"{'paused' if paused else 'resumed'}: {', '.join(names) or 'there is no source yet'}")
+
+
+@command("confirm-deletes")
+@click.argument("source")
+@as_json
+@click.pass_obj
+def confirm_deletes(invocation: Invocation, source: str, json: bool) -> None:
+    """Remove from the index what is kept of a source though it is gone.
+
+    That is where most of its files went at once, where it is no longer configured, and where another file system is
+    there than before.
+
+    \b
+    Examples:
+      ingestd status
+      ingestd confirm-deletes documents
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    files = commands.confirm_deletes(config, source)
+    if json:
+        print_json({"source": source, "files": files})
+    else:
+        click.echo(f"{files:,} file{'' if files == 1 else 's'} of {source} will leave the index")
+
+
+@command()
+@as_json
+@click.pass_obj
+def reload(invocation: Invocation, json: bool) -> None:
+    """Have the daemon read its configuration again: sources, patterns, limits and loaders.
+
+    It returns when the new sources are watched. A configuration with an error is refused, and the old one stays in
+    force. SIGHUP does the same, and answers in the log.
+
+    \b
+    Examples:
+      ingestd check-config && ingestd reload
+      ingestd reload --json | jq .restart
+    """
+    config = invocation.config()
+    from ingestd import commands
+
+    answer = commands.reload(config)
+    if json:
+        print_json(answer)
+        return
+    click.echo(f"in force; watched: {', '.join(answer['sources']) or 'nothing'}")
+    if answer["restart"]:
+        click.echo(f"only after a restart: {', '.join(answer['restart'])}", err=True)
+
+
+@command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@click.pass_obj
+def reindex(invocation: Invocation, yes: bool, json: bool) -> None:
+    """Drop the index and queue every file: after a change of model or chunking the next run makes it anew.
+
+    \b
+    Examples:
+      ingestd reindex && ingestd run
+      ingestd reindex --yes --json
+    """
+    config = invocation.config()
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Drop the index in {config.state_directory} and make it anew?", abort=True, err=True)
+    from ingestd import commands
+
+    answer = commands.reindex(config)
+    if json:
+        print_json(answer)
+    else:
+        click.echo(f"{answer.get('queued', 0):,} files are queued; `ingestd run` or `ingestd ingest PATH` indexes them")

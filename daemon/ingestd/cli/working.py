@@ -1,0 +1,142 @@
+"""Commands that do the work: run, ingest, search."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ingestd.cli.group import command
+from ingestd.cli.invocation import (
+    FAILED,
+    INTERRUPTED,
+    Invocation,
+    absolute_paths,
+    as_json,
+    fail,
+    in_base64,
+    print_json,
+)
+from ingestd.errors import UsageError
+
+
+@command()
+@click.pass_obj
+def run(invocation: Invocation) -> int:
+    """Watch the configured folders and keep the index in step with them.
+
+    On a terminal it shows what it is doing; elsewhere it logs. Ctrl-C finishes the files in hand and stops, a second
+    one stops at once; nothing is lost either way.
+
+    \b
+    Examples:
+      ingestd run
+      ingestd run --config /etc/ingestd/config.toml
+    """
+    config = invocation.config()
+    if not config.watch:
+        where = config.file or "a config.toml in this directory"
+        raise UsageError(f"nothing to watch: add a [[watch]] table to {where}", command="ingestd ingest PATH")
+    from ingestd import commands, log
+    from ingestd.cli.terminal import watching
+
+    if not sys.stderr.isatty():
+        log.configure(config.log, os.environ, verbose=invocation.verbose)
+        return commands.run(config, progress=None)
+    with watching() as view:
+        log.configure(config.log, os.environ, verbose=invocation.verbose, write=view.write)
+        return commands.run(config, progress=view.show)
+
+
+@command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@as_json
+@in_base64
+@click.pass_obj
+def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: bool) -> int:
+    """Put files and folders into the index, and end.
+
+    Unchanged files cost next to nothing, so that the same command can be given again and again. A running daemon does
+    the work where there is one. Exit code 1 if any file failed.
+
+    \b
+    Examples:
+      ingestd ingest ~/Documents report.pdf
+      ingestd ingest --json . | jq .failures
+    """
+    config = invocation.config()
+    found = absolute_paths(paths, base64)
+    for path in found:
+        if not os.path.lexists(path):
+            raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
+    from ingestd import commands, log
+    from ingestd.cli.terminal import ingesting
+
+    try:
+        with ingesting() as view:
+            log.quiet(invocation.verbose, write=view.write)
+            summary = commands.ingest(config, found, progress=view.show)
+    except KeyboardInterrupt:
+        import shlex
+
+        flags = ["--b64"] if base64 else []
+        message = "interrupted: nothing is lost, what is done stays done, and the same command goes on from there"
+        return fail(message, shlex.join(["ingestd", "ingest", *flags, *paths]), INTERRUPTED)
+    if json:
+        print_json(summary)
+    else:
+        from ingestd.cli import views
+
+        views.show(views.ingested(summary))
+    return FAILED if summary.get("failed") or summary.get("quarantined") else 0
+
+
+@command()
+@click.argument("question", nargs=-1, required=True)
+@click.option(
+    "--top", metavar="N", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many passages."
+)
+@click.option("--source", metavar="NAME", help="Only from the source of this name.")
+@click.option(
+    "--path", metavar="GLOB", help="Only from files whose path matches, or whose name where GLOB has no slash."
+)
+@as_json
+@click.pass_obj
+def search(
+    invocation: Invocation, question: Sequence[str], top: int, source: str | None, path: str | None, json: bool
+) -> None:
+    """Find the passages that answer a question, best first.
+
+    By meaning and by words at once. With a running daemon the answer is there at once; without one the model is
+    loaded first.
+
+    \b
+    Examples:
+      ingestd search "how long is the notice period"
+      ingestd search --top 3 --path '*.pdf' --source contracts notice period
+      ingestd search --json "notice period" | jq -r '.[].path'
+    """
+    text = " ".join(question).encode("utf-8", "replace").decode().strip()
+    if not text:
+        raise UsageError("the question is empty")
+    config = invocation.config()
+    from ingestd import commands, log
+
+    log.quiet(invocation.verbose)
+    control = commands.connect(config)
+    if control is None:
+        click.echo("no daemon is running: loading the model first", err=True)
+    else:
+        control.close()
+    hits = commands.search(config, text, top, source, path)
+    if json:
+        print_json(hits)
+        return
+    from ingestd.cli import views
+
+    if hits:
+        views.show(views.found(hits, text))
+    else:
+        click.echo("nothing found; `ingestd status` says what is indexed", err=True)
