@@ -26,12 +26,12 @@ from ingestd.cli import cli
 from ingestd.errors import IndexMismatchError, IngestdError, ModelError, UnreachableError
 
 NAMES = [
-    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "retry", "wait", "pause",
-    "resume", "confirm-deletes", "reload", "reindex",
+    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "retry", "wait",
+    "pause", "resume", "confirm-deletes", "reload", "reindex",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
-    "check-config", "plugins",
+    "check-config", "plugins", "doctor",
 ]  # fmt: skip
 
 Invoke = Callable[..., Result]

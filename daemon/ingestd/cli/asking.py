@@ -8,6 +8,7 @@ import click
 
 from ingestd.cli.group import command
 from ingestd.cli.invocation import (
+    FAILED,
     WRONG,
     Invocation,
     absolute_paths,
@@ -156,3 +157,32 @@ def plugins(invocation: Invocation, json: bool) -> None:
     from ingestd.cli import views
 
     views.show(views.listed(found))
+
+
+@command()
+@as_json
+@click.pass_obj
+def doctor(invocation: Invocation, json: bool) -> int:
+    """Look at everything that can be in the way: limits, permissions, sandbox, model, devices, index, disk.
+
+    Exit code 1 if anything is wrong.
+
+    \b
+    Examples:
+      ingestd doctor
+      ingestd doctor --json | jq -r '.[] | select(.state != "ok") | .text'
+    """
+    config = invocation.config()
+    from ingestd.doctor import examine
+
+    if json:
+        found = list(examine(config))
+        print_json([finding._asdict() for finding in found])
+    else:
+        from ingestd.cli import views
+
+        found = []
+        for finding in examine(config):
+            found.append(finding)
+            views.show(views.finding(finding))
+    return FAILED if any(finding.state == "wrong" for finding in found) else 0

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -21,6 +21,9 @@ from rich.text import Text
 from ingestd.cli.printable import clean, clean_line
 from ingestd.config.units import spell_duration
 from ingestd.types import STATES
+
+if TYPE_CHECKING:
+    from ingestd.doctor import Finding
 
 STYLES: Final = {
     "indexed": "green",
@@ -452,3 +455,14 @@ def _total(files: int | Mapping[str, int]) -> int:
 
 def _count(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def finding(found: Finding) -> RenderableType:
+    """A line of `ingestd doctor`, and below it what to type."""
+    style = {"ok": "green", "warning": "yellow", "wrong": "red"}[found.state]
+    line = Text(f"{found.state:8}", style=style, overflow="fold")
+    line.append(f"{clean_line(found.check)}: ", style="bold default")
+    line.append(clean_line(found.text), style="default")
+    if found.command:
+        return Group(line, Text(f"        try: {clean_line(found.command)}", overflow="fold"))
+    return line
