@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,8 +27,8 @@ from ingestd.cli import cli
 from ingestd.errors import IndexMismatchError, IngestdError, ModelError, UnreachableError
 
 NAMES = [
-    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "retry", "wait",
-    "pause", "resume", "confirm-deletes", "reload", "reindex",
+    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "completion", "retry",
+    "wait", "pause", "resume", "confirm-deletes", "reload", "reindex",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
@@ -343,6 +344,21 @@ def test_pause_resume_and_confirm_without_a_daemon(invoke: Invoke, tmp_path: Pat
     assert invoke("confirm-deletes", "docs").stdout == "0 files of docs will leave the index\n"
     assert json.loads(invoke("confirm-deletes", "docs", "--json").stdout) == {"source": "docs", "files": 0}
     assert "known: docs" in invoke("confirm-deletes", "dosc").stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(invoke: Invoke, tmp_path: Path, shell: str) -> None:
+    """The script is one that the shell takes, where it is here, and what it asks for is answered."""
+    script = invoke("completion", shell)
+    assert script.exit_code == 0
+    (tmp_path / "script").write_text(script.stdout)
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n", str(tmp_path / "script")], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+    words = {"COMP_WORDS": "ingestd con", "COMP_CWORD": "1" if shell != "fish" else "con"}
+    done = process(cwd=tmp_path, _INGESTD_COMPLETE=f"{shell}_complete", **words)
+    assert "confirm-deletes" in done.stdout
+    assert invoke("completion", "tcsh").exit_code == 2
 
 
 def test_retry(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

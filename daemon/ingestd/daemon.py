@@ -448,13 +448,13 @@ class Daemon:
         """
         began = time.monotonic()
         number = next(self._batches)
-        batch = self.dispatcher.batches[number] = Batch(number)
         jobs: dict[str, tuple[WatchTable, list[bytes]]] = {}
         for path in paths:
             table, below = self._place(path)
             if table.name in self.dispatcher.stopped:
                 raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
             jobs.setdefault(table.name, (table, []))[1].append(below)
+        batch = self.dispatcher.batches[number] = Batch(number)
         try:
             scans = [
                 self.watching.scan(table, part, number) for table, below in jobs.values() for part in _frames(below)

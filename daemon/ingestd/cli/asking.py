@@ -186,3 +186,24 @@ def doctor(invocation: Invocation, json: bool) -> int:
             found.append(finding)
             views.show(views.finding(finding))
     return FAILED if any(finding.state == "wrong" for finding in found) else 0
+
+
+@command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_obj
+def completion(invocation: Invocation, shell: str) -> None:
+    """Print a script that completes commands and options in your shell.
+
+    \b
+    Examples:
+      ingestd completion bash > ~/.local/share/bash-completion/completions/ingestd
+      ingestd completion zsh > ~/.zfunc/_ingestd
+      ingestd completion fish > ~/.config/fish/completions/ingestd.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from ingestd.cli.group import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "ingestd", "_INGESTD_COMPLETE").source())
