@@ -460,6 +460,7 @@ class Daemon:
                 self.watching.scan(table, part, number) for table, below in jobs.values() for part in _frames(below)
             ]
             scanning = asyncio.ensure_future(asyncio.gather(*scans))
+            scanning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
             while True:
                 if scanning.done():
                     await asyncio.sleep(TICK)

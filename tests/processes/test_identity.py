@@ -105,7 +105,7 @@ def paragraph(number: int) -> str:
 FREE = (0, 0)
 
 
-@pytest.mark.parametrize("files", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("files", [600, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_whole_directories_and_a_restart(folders: Folders, files: int) -> None:
     big = folders.docs / "deep" / "big"
     for number in range(files // 2):
