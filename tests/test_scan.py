@@ -9,10 +9,11 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ingestd import journal
-from ingestd.messages import Stat
+from ingestd.messages import Stat, journaled
 from ingestd.watch import scan
 from ingestd.watch.rules import Rules
 from ingestd.watch.scan import JournalReader, Scan, identity
@@ -162,6 +163,28 @@ def test_a_place_that_cannot_be_listed_hides_its_rows(tmp_path: Path, monkeypatc
     )
     assert (outcome.failed, outcome.missing, outcome.found) == ([b"b/"], {b"c/2": 1}, {})
     assert outcome.scan.unchanged == 2
+
+
+def test_numbers_that_no_journal_can_keep_are_no_difference(tmp_path: Path) -> None:
+    root = tmp_path / "docs"
+    root.mkdir()
+    for name, nanoseconds in (("2300", 10_413_792_000 * 10**9), ("now", 10**18), ("1800", -5 * 10**18)):
+        (root / name).touch()
+        os.utime(root / name, ns=(nanoseconds, nanoseconds))
+    if (root / "2300").lstat().st_mtime_ns < 1 << 63:
+        pytest.skip("cannot be had: a file system with times after 2262")
+    reader = JournalReader(tmp_path / "journal.sqlite")
+    root_path, rules = os.fsencode(root), Rules([], [], recursive=True)
+    first = Outcome(root_path, rules, reader, same_rules=True, states=False)
+    assert len(first.found) == 3
+    frame = msgspec.msgpack.encode(list(first.found.values()))
+    with contextlib.closing(journal.connect(tmp_path / "journal.sqlite")) as db:
+        for path, stat in zip(first.found, msgspec.msgpack.decode(frame, type=list[Stat]), strict=True):
+            put(db, path, stat, "indexed")
+    again = Outcome(root_path, rules, reader, same_rules=True, states=False)
+    assert (again.found, again.missing, again.scan.unchanged) == ({}, {}, 3)
+    assert journaled((1 << 64) - 1) == -1
+    assert journaled(1 << 80) == 0
 
 
 def test_a_large_directory_and_a_large_loss_leave_others_a_turn(tmp_path: Path) -> None:

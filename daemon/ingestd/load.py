@@ -24,7 +24,19 @@ from ingestd.chunk import Chunker
 from ingestd.detect import Detected, Detector
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
-from ingestd.messages import UNKNOWN_TOKENS, Drop, Identified, Load, Loaded, LoadFailed, Proceed, Start, Stat, Stop
+from ingestd.messages import (
+    UNKNOWN_TOKENS,
+    Drop,
+    Identified,
+    Load,
+    Loaded,
+    LoadFailed,
+    Proceed,
+    Start,
+    Stat,
+    Stop,
+    journaled,
+)
 from ingestd.paths import PATH_MAX, open_long
 from ingestd.plugins import discover
 from ingestd.types import Element, File, Loader, Part, display
@@ -360,7 +372,8 @@ def changed(descriptor: int, before: os.stat_result) -> bool:
 
 
 def stat_of(stat: os.stat_result) -> Stat:
-    return Stat(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    times = journaled(stat.st_mtime_ns), journaled(stat.st_ctime_ns)
+    return Stat(journaled(stat.st_dev), journaled(stat.st_ino), stat.st_size, *times)
 
 
 def failure(job: int, error: BaseException) -> LoadFailed:

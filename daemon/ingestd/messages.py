@@ -72,6 +72,12 @@ class Stat(msgspec.Struct, frozen=True, array_like=True):
     ctime_ns: int
 
 
+def journaled(number: int) -> int:
+    """A number of a `stat` as SQLite can keep it: 64 bits with a sign. Times after 2262, which file systems take, and
+    inode numbers of the upper half wrap around."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 class Load(Frame, frozen=True, kw_only=True):
     """Open the file, say what it is (`Identified`), and wait for `Proceed` or `Drop`."""
 

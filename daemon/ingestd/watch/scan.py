@@ -23,7 +23,7 @@ import apsw
 
 from ingestd import worker
 from ingestd.errors import IngestdError
-from ingestd.messages import Stat
+from ingestd.messages import Stat, journaled
 from ingestd.watch.links import Loops
 from ingestd.watch.rules import Rules
 from ingestd.watch.tree import Tree
@@ -56,7 +56,8 @@ _VANISHED: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def identity(found: os.stat_result, volume: int) -> Stat:
-    return Stat(volume, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    times = journaled(found.st_mtime_ns), journaled(found.st_ctime_ns)
+    return Stat(volume, journaled(found.st_ino), found.st_size, *times)
 
 
 def same(row: Row, stat: Stat) -> bool:
@@ -67,7 +68,7 @@ def same(row: Row, stat: Stat) -> bool:
 
 def _stat(entry: Entry) -> Stat:
     _, inode, size, mtime_ns, ctime_ns, volume = entry
-    return Stat(volume, inode, size, mtime_ns, ctime_ns)
+    return Stat(volume, journaled(inode), size, journaled(mtime_ns), journaled(ctime_ns))
 
 
 class UnreadableError(IngestdError):
@@ -309,7 +310,10 @@ class Scan:
                     self.different += 1
                     self._found(path, _stat(item))
                 continue
-            if row[1:5] == item[1:5] and (self._same_rules or admits(path)):
+            found = _stat(item)
+            if row[1:5] == (found.inode, found.size, found.mtime_ns, found.ctime_ns) and (
+                self._same_rules or admits(path)
+            ):
                 self.unchanged += 1
                 if row[5] not in (item[5], proved):
                     proved = row[5]
@@ -318,7 +322,7 @@ class Scan:
                     self._count(item, rows.state)
             elif admits(path):
                 self.different += 1
-                self._found(path, _stat(item))
+                self._found(path, found)
             else:
                 self._lost(row)
             row = rows.skip()
