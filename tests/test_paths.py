@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ def put(directory: bytes, name: bytes, text: bytes) -> bytes:
     os.close(descriptor)
     os.close(above)
     return directory + b"/" + name
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path) -> Iterator[None]:
+    """Python cannot remove a tree of thousands of levels, and pytest would fail at that later."""
+    yield
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("length", [10, PATH_MAX - 200, PATH_MAX, 3 * PATH_MAX])

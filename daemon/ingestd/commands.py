@@ -128,6 +128,22 @@ async def _ingest(config: Config, paths: Sequence[bytes], progress: Progress) ->
     return summary
 
 
+def plan(config: Config, paths: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """What `ingest` would do, as `planning.plan` yields it."""
+    control = connect(config)
+    if control is not None:
+        with control:
+            yield from control.stream("plan", paths=list(paths))
+        return
+
+    async def alone() -> list[dict[str, Any]]:
+        async with Daemon(config, watching=False) as daemon:
+            daemon.dispatcher.draining = True
+            return [planned async for planned in daemon.handle("plan", {"paths": list(paths)})]
+
+    yield from asyncio.run(alone())
+
+
 def search(config: Config, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
     """Passages, best first."""
     control = connect(config)

@@ -31,6 +31,7 @@ from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.lock import Lock
 from ingestd.manifest import Plugins
+from ingestd.planning import plan
 from ingestd.reloading import reload
 from ingestd.sandbox import low_oom_score
 from ingestd.slots import Pool, Turns
@@ -448,17 +449,10 @@ class Daemon:
         """
         began = time.monotonic()
         number = next(self._batches)
-        jobs: dict[str, tuple[WatchTable, list[bytes]]] = {}
-        for path in paths:
-            table, below = self._place(path)
-            if table.name in self.dispatcher.stopped:
-                raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
-            jobs.setdefault(table.name, (table, []))[1].append(below)
+        jobs = self.places(paths)
         batch = self.dispatcher.batches[number] = Batch(number)
         try:
-            scans = [
-                self.watching.scan(table, part, number) for table, below in jobs.values() for part in _frames(below)
-            ]
+            scans = [self.watching.scan(table, below, number) for table, below in jobs]
             scanning = asyncio.ensure_future(asyncio.gather(*scans))
             scanning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
             while True:
@@ -482,6 +476,16 @@ class Daemon:
         finally:
             self.dispatcher.batches.pop(number, None)
 
+    def places(self, paths: Sequence[bytes]) -> list[tuple[WatchTable, list[bytes]]]:
+        """The paths by the source that they belong to, in parts that a frame holds. Raises `UsageError`."""
+        found: dict[str, tuple[WatchTable, list[bytes]]] = {}
+        for path in paths:
+            table, below = self._place(path)
+            if table.name in self.dispatcher.stopped:
+                raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
+            found.setdefault(table.name, (table, []))[1].append(below)
+        return [(table, part) for table, below in found.values() for part in _frames(below)]
+
     def _place(self, path: bytes) -> tuple[WatchTable, bytes]:
         """The source that a path belongs to, and its place there."""
         best: tuple[WatchTable, bytes] | None = None
@@ -504,6 +508,9 @@ class Daemon:
                 paths = [bytes(path) for path in arguments["paths"]]
                 async for progress in self.ingest(paths, results=bool(arguments.get("results"))):
                     yield progress
+            case "plan":
+                async for planned in plan(self, [bytes(path) for path in arguments["paths"]]):
+                    yield planned
             case "encode":
                 yield {"vectors": await self.encode(**arguments), "dims": (await self._fingerprint)["dims"]}
             case "why":

@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +21,17 @@ from ingestd.config import WatchTable
 from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal
-from ingestd.messages import Changes, ChangesTaken, Rescan, Scanned, Settling, Unwatch, WatchSource, WatchWarning
+from ingestd.messages import (
+    Change,
+    Changes,
+    ChangesTaken,
+    Rescan,
+    Scanned,
+    Settling,
+    Unwatch,
+    WatchSource,
+    WatchWarning,
+)
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import display
@@ -41,6 +51,9 @@ SILENT: Final = 5.0
 """Seconds that a file system may take for one answer until it is said to hang."""
 
 
+Look = Callable[[list[Change]], Awaitable[None]]
+
+
 @dataclass(eq=False)
 class Watched:
     """One source, or one scan, and what its worker says of it."""
@@ -49,6 +62,8 @@ class Watched:
     batch: int | None = None
     scanned: asyncio.Future[Scanned] | None = None
     """The end of a scan that was asked for."""
+    look: Look | None = None
+    """Gets what it finds, in place of the journal."""
     settling: int = 0
     mode: str = ""
     error: str | None = None
@@ -195,17 +210,22 @@ class Watching:
             group.watched[job] = Watched(frame(job, table))
             await group.tell(group.watched[job].frame)
 
-    async def scan(self, table: WatchTable, below: Sequence[bytes], batch: int) -> Scanned:
-        """Compare some paths of a source with the journal, once; returns when every difference is in it."""
+    async def scan(
+        self, table: WatchTable, below: Sequence[bytes], batch: int | None, *, look: Look | None = None
+    ) -> Scanned:
+        """Compare some paths of a source with the journal, once; returns when every difference is in it.
+
+        `look`: gets the differences, and the journal does not.
+        """
         group = self._ingesting()
-        if table.name not in self.dispatcher.sources:  # what is watched may be read already
+        if table.name not in self.dispatcher.sources and look is None:  # what is watched may be read already
             root = os.fsencode(table.directory.rstrip("/") or "/")
             fresh = {os.fsdecode(os.path.join(root, path)) for path in below} - self.readable
             if fresh:
                 self.readable |= fresh
                 self.on_readable()
         job = next(self._jobs)
-        watched = Watched(frame(job, table, below), batch, asyncio.get_running_loop().create_future())
+        watched = Watched(frame(job, table, below), batch, asyncio.get_running_loop().create_future(), look)
         group.watched[job] = watched
         assert watched.scanned is not None
         try:
@@ -322,6 +342,9 @@ class Watching:
 
     async def _heard(self, worker: Worker, watched: Watched, frame: Any) -> None:
         match frame:
+            case Changes() if watched.look is not None:
+                await watched.look(frame.changes)
+                await worker.send(ChangesTaken(job=frame.job, serial=frame.serial))
             case Changes():
                 joined = await self.journal.take(watched.frame.source, frame.changes, watched.batch)
                 batch = self.dispatcher.batches.get(watched.batch or 0)

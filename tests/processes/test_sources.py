@@ -241,3 +241,43 @@ def test_reload_brings_sources_and_limits_into_force(folders: Folders) -> None:
                 {path for path in folders.paths() if path.startswith("a/")} == kept - {"a/f1.txt"} | {"a/long.txt"}
             ),
         )
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(folders: Folders) -> None:
+    folders.write("a")
+    fill(folders.a, 4)
+    (folders.a / "broken.json").write_text("{broken")
+    first = folders.say("ingest", "--dry-run", str(folders.a))
+    assert (first["load"], first["remove"], first["unchanged"]) == (5, 0, 0)
+    assert {(item["reason"], item["loader"]) for item in first["planned"]} == {("new", "text"), ("new", "json")}
+    assert folders.say("status")["files"]["queued"] == 0
+    assert ingestd(folders.config, "ingest", str(folders.a)).returncode == 1
+    (folders.a / "f1.txt").unlink()
+    (folders.a / "f2.txt").write_text("longer than it was before")
+    os.utime(folders.a / "f3.txt")
+    odd = folders.a / os.fsdecode(b"odd\xff.txt")
+    odd.write_text("x")
+
+    def look() -> dict[str, tuple[str, str]]:
+        told = folders.say("ingest", "-n", str(folders.a))
+        assert (told["load"], told["remove"], told["unchanged"], told["quarantined"]) == (3, 1, 2, 1)
+        return {os.path.basename(item["path"]): (item["action"], item["reason"]) for item in told["planned"]}
+
+    expected = {
+        "f1.txt": ("remove", "the file is gone"),
+        "f2.txt": ("load", "changed: 3 B, now 25 B"),
+        "f3.txt": ("load", "its time or place changed; if the content is what it was, nothing is encoded"),
+        "odd\ufffd.txt": ("load", "new"),
+    }
+    assert look() == expected
+    assert len(folders.paths()) == 4
+    folders.say("pause")
+    with folders.daemon() as daemon:  # it does the same
+        daemon.status()
+        refused = ingestd(folders.config, "ingest", "-n", str(folders.a))
+        assert "source a is paused" in refused.stderr
+    folders.say("resume")
+    shown = ingestd(folders.config, "ingest", "-n", str(folders.a))
+    assert "load   " in shown.stdout
+    assert "queued, not done yet [text]" in shown.stdout  # the daemon had noted it, and nothing more
+    assert "3 to load, 0 to remove, 2 unchanged; nothing was done" in shown.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,9 @@ from ingestd.cli.invocation import (
     print_json,
 )
 from ingestd.errors import UsageError
+
+if TYPE_CHECKING:
+    from ingestd.config import Config
 
 
 @command()
@@ -52,10 +56,11 @@ def run(invocation: Invocation) -> int:
 
 @command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done and why, and do nothing.")
 @as_json
 @in_base64
 @click.pass_obj
-def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: bool) -> int:
+def ingest(invocation: Invocation, paths: Sequence[str], dry_run: bool, json: bool, base64: bool) -> int:
     """Put files and folders into the index, and end.
 
     Unchanged files cost next to nothing, so that the same command can be given again and again. A running daemon does
@@ -64,6 +69,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
     \b
     Examples:
       ingestd ingest ~/Documents report.pdf
+      ingestd ingest --dry-run ~/Documents
       ingestd ingest --json . | jq .failures
     """
     config = invocation.config()
@@ -71,6 +77,8 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
     for path in found:
         if not os.path.lexists(path):
             raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
+    if dry_run:
+        return _plan(config, found, json)
     from ingestd import commands, log
     from ingestd.cli.terminal import ingesting
 
@@ -91,6 +99,31 @@ def ingest(invocation: Invocation, paths: Sequence[str], json: bool, base64: boo
 
         views.show(views.ingested(summary))
     return FAILED if summary.get("failed") or summary.get("quarantined") else 0
+
+
+def _plan(config: Config, paths: Sequence[bytes], json: bool) -> int:
+    from ingestd import commands
+    from ingestd.cli.printable import clean_line
+
+    planned: list[dict[str, Any]] = []
+    totals: dict[str, Any] = {}
+    for told in commands.plan(config, paths):
+        if "planned" not in told:
+            totals = told
+        elif json:
+            planned += told["planned"]
+        else:
+            for item in told["planned"]:
+                loader = f" [{item['loader']}]" if item["loader"] else ""
+                click.echo(f"{item['action']:6} {clean_line(item['path'])}: {clean_line(item['reason'])}{loader}")
+    if json:
+        print_json({"planned": planned, **totals})
+        return 0
+    counts = f"{totals['load']:,} to load, {totals['remove']:,} to remove, {totals['unchanged']:,} unchanged"
+    click.echo(f"{counts}; nothing was done", err=True)
+    for error in totals["errors"]:
+        click.echo(f"error: {clean_line(error)}", err=True)
+    return FAILED if totals["errors"] else 0
 
 
 @command()

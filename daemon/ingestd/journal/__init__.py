@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestd.journal import removal
-from ingestd.journal.reading import counts, find, history, troubles
+from ingestd.journal.reading import at, counts, find, history, troubles
 from ingestd.journal.retrying import forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
 from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause, sources
@@ -30,6 +30,7 @@ __all__ = [
     "SourceRow",
     "SourceSettings",
     "Verdict",
+    "at",
     "configure",
     "connect",
     "counts",

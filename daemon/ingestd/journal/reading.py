@@ -46,6 +46,14 @@ def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
     return rows
 
 
+def at(db: sqlite3.Connection, source: str, path: bytes) -> Row | None:
+    """The document of a file, by its place in the source."""
+    found = db.execute(
+        f"SELECT {COLUMNS} FROM documents WHERE source = ? AND path = ? AND member = ''", (source, path)
+    ).fetchone()
+    return Row(*found) if found is not None else None
+
+
 def troubles(db: sqlite3.Connection) -> list[Row]:
     """Files that failed, are quarantined, or are indexed in part."""
     return [
