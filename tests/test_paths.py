@@ -36,18 +36,20 @@ def put(directory: bytes, name: bytes, text: bytes) -> bytes:
     return directory + b"/" + name
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path) -> Iterator[None]:
-    """Python cannot remove a tree of thousands of levels, and pytest would fail at that later."""
-    yield
-    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Removed at once: what clears the directories of tests away later, goes no thousands of levels down."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("length", [10, PATH_MAX - 200, PATH_MAX, 3 * PATH_MAX])
 @pytest.mark.parametrize("name", [b"d" * 200, b"\xff" * 255, b"e"])
-def test_a_path_of_any_length_is_opened(tmp_path: Path, length: int, name: bytes) -> None:
+def test_a_path_of_any_length_is_opened(folder: Path, length: int, name: bytes) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    path = put(deep(tmp_path, length, name), b"file", b"text")
+    path = put(deep(folder, length, name), b"file", b"text")
     descriptor = open_long(path, os.O_RDONLY)
     assert os.read(descriptor, 10) == b"text"
     assert os.fstat(descriptor).st_ino == stat_long(path).st_ino
@@ -56,7 +58,7 @@ def test_a_path_of_any_length_is_opened(tmp_path: Path, length: int, name: bytes
         open_long(path + b"-", os.O_RDONLY)
     with pytest.raises(NotADirectoryError):
         stat_long(path + b"/x")
-    root = os.fsencode(tmp_path)
+    root = os.fsencode(folder)
     directory = open_below(root, path[len(root) + 1 : -len(b"file")])
     assert os.stat(b"file", dir_fd=directory).st_size == 4
     os.close(directory)

@@ -573,33 +573,34 @@ def test_an_unmounted_root_and_an_unmounted_directory_delete_nothing(supervisor:
         libc.umount2(os.fsencode(below), 0)
 
 
-def test_an_unreadable_directory_deletes_nothing(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The listing fails as it does for an ordinary user, since root may read everything."""
-    write(supervisor.root / "open/a.txt")
-    write(supervisor.root / "shut/b.txt")
-    write(supervisor.root / "shut/c.txt")
-    supervisor.watch()
-    supervisor.expect("open/a.txt", "shut/b.txt", "shut/c.txt")
-    shut = os.fsencode(supervisor.root / "shut")
-    real = os.open
-
-    def refuse(path: Any, flags: int, *rest: Any, **options: Any) -> int:
-        if path == shut:
-            raise PermissionError(13, "Permission denied")
-        return real(path, flags, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
-    write(supervisor.root / "z.txt")
-    supervisor.expect("z.txt")
-    supervisor.channel.send(Rescan(job=1))
-    scanned = supervisor.until(Scanned)
-    assert (scanned.files, scanned.error) == (2, None)
-    assert "shut/: Permission denied" in supervisor.warnings()
-    assert not supervisor.reported()
-    monkeypatch.undo()
-    (supervisor.root / "shut/b.txt").unlink()
-    supervisor.channel.send(Rescan(job=1))
-    supervisor.expect(gone=("shut/b.txt",))
+def test_an_unreadable_directory_deletes_nothing(supervisor: Supervisor) -> None:
+    for name in ("open/a.txt", "shut/b.txt", "shut/c.txt"):
+        write(supervisor.root / name)
+    supervisor.stop()
+    process = supervisor.start_limited("watches", 1000)  # root's rights end with its user namespace
+    try:
+        supervisor.watch()
+        supervisor.expect("open/a.txt", "shut/b.txt", "shut/c.txt")
+        (supervisor.root / "shut").chmod(0)
+        (supervisor.root / "open/a.txt").chmod(0)  # a file is looked at without being opened
+        write(supervisor.root / "z.txt")
+        supervisor.until(lambda: {"z.txt", "open/a.txt"} <= set(supervisor.reported()))
+        supervisor.channel.send(Rescan(job=1))
+        scanned = supervisor.until(Scanned)
+        assert (scanned.files, scanned.error) == (2, None)
+        assert "shut/: Permission denied" in supervisor.warnings()
+        assert set(supervisor.reported()) == {"z.txt", "open/a.txt"}
+        assert not [path for path, change in supervisor.reported().items() if change.stat is None]
+        supervisor.frames.clear()
+        (supervisor.root / "shut/b.txt").unlink()  # by somebody who may
+        (supervisor.root / "shut").chmod(0o755)
+        supervisor.expect(gone=("shut/b.txt",))
+        supervisor.channel.send(Rescan(job=1))
+        over = supervisor.until(WatchWarning)
+        assert (over.over, "shut/: Permission denied" in over.reason) == (True, True)
+    finally:
+        supervisor.channel.send(Stop())
+        assert process.wait(60) == 0
 
 
 # --- lost events --------------------------------------------------------------------------------------------------
