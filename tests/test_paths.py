@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,20 @@ def put(directory: bytes, name: bytes, text: bytes) -> bytes:
     return directory + b"/" + name
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Removed by a program that does not mind thousands of levels: pytest, which cleans up some runs later, does."""
+    directory = tmp_path / "place"
+    directory.mkdir()
+    yield directory
+    subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
 @pytest.mark.parametrize("length", [10, PATH_MAX - 200, PATH_MAX, 3 * PATH_MAX])
 @pytest.mark.parametrize("name", [b"d" * 200, b"\xff" * 255, b"e"])
-def test_a_path_of_any_length_is_opened(tmp_path: Path, length: int, name: bytes) -> None:
+def test_a_path_of_any_length_is_opened(place: Path, length: int, name: bytes) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    path = put(deep(tmp_path, length, name), b"file", b"text")
+    path = put(deep(place, length, name), b"file", b"text")
     descriptor = open_long(path, os.O_RDONLY)
     assert os.read(descriptor, 10) == b"text"
     assert os.fstat(descriptor).st_ino == stat_long(path).st_ino
@@ -47,7 +58,7 @@ def test_a_path_of_any_length_is_opened(tmp_path: Path, length: int, name: bytes
         open_long(path + b"-", os.O_RDONLY)
     with pytest.raises(NotADirectoryError):
         stat_long(path + b"/x")
-    root = os.fsencode(tmp_path)
+    root = os.fsencode(place)
     directory = open_below(root, path[len(root) + 1 : -len(b"file")])
     assert os.stat(b"file", dir_fd=directory).st_size == 4
     os.close(directory)
