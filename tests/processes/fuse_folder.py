@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,15 @@ class FuseFolder:
 
     def fail_halfway(self, path: str = "/") -> None:
         self._say("halfway", path)
+
+    def freeze(self) -> None:
+        """Nobody takes what is asked of it: who waits can be killed, unlike with `hang`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def heal(self) -> None:
         """All is well again; what waited goes on."""

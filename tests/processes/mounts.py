@@ -19,7 +19,7 @@ from tests.processes.daemons import RunningDaemon, contents, write_config
 
 MS_BIND = 0x1000
 MNT_DETACH = 2
-PATIENCE = float(os.environ.get("PATIENCE", "90"))
+PATIENCE = 90.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -88,8 +88,12 @@ class Disk:
 def write_sources(
     state: Path, sources: Mapping[str, Path], *, settings: Mapping[str, Mapping[str, Any]] | None = None, **tables: Any
 ) -> Path:
-    """A configuration with several folders that settle and are scanned quickly; `settings` add keys by source."""
-    config = write_config(state, None, **tables)
+    """A configuration with several folders that settle and are scanned quickly, and few workers.
+
+    `settings` add keys by source.
+    """
+    few = {"load": {"workers": 1}, "encode": {"devices": ["cpu"]}}
+    config = write_config(state, None, **{name: few.get(name, {}) | tables.get(name, {}) for name in {*few, *tables}})
     lines = []
     for name, directory in sources.items():
         keys = {"name": name, "directory": str(directory), "settle": "200ms", "rescan": "1s"}

@@ -95,6 +95,25 @@ def test_start_and_stop_while_a_root_hangs(remote: FuseFolder, tmp_path: Path) -
         time.sleep(0.1)
 
 
+def test_start_while_a_folder_on_a_mount_hangs(remote: FuseFolder, tmp_path: Path) -> None:
+    """Then even to open the folder takes for ever, in every worker that tries."""
+    local, state = tmp_path / "local", tmp_path / "state"
+    write(local / "a.txt", "a local file")
+    config = write_sources(state, {"sub": remote.point / "sub", "local": local}, load=LOAD)
+    seen = {path: digest for path, digest in remote.files().items() if "/sub/" in path}
+    remote.freeze()
+    try:
+        with watching(config, state) as watched:
+            watched.warns("sub", "does not answer")
+            watched.ingests(local / "b.txt", "written before the mount answered for the first time")
+            assert held(state) == files(local)
+            remote.thaw()
+            watched.holds(seen | files(local))
+            watched.calms()
+    finally:
+        remote.thaw()
+
+
 def test_a_hung_directory_below_a_root(tmp_path: Path) -> None:
     """Its folder waits for it, and no other one does."""
     root, local, state = tmp_path / "docs", tmp_path / "local", tmp_path / "state"
