@@ -69,6 +69,8 @@ FINAL = frozenset({"indexed", "partial", "quarantined", "skipped"})
 LONG = 20.0
 """Seconds until the next attempt beyond which `ingest` does not wait for a failed file."""
 IDLE_POLL = 1.0
+SET_BACK = 1.0
+"""Seconds by which the system's clock may go back and nobody takes notice."""
 
 
 class Dispatcher:
@@ -620,7 +622,11 @@ class Dispatcher:
 
     async def remove(self) -> None:
         """Take what is gone from the folders out of the index."""
+        clock = time.time() - time.monotonic()
         while True:
+            before, clock = clock, time.time() - time.monotonic()
+            if clock < before - SET_BACK:
+                await self.journal.set_back(before - clock)
             rows = await self.journal.claim_gone(64, self.holds, without=self.idle_sources)
 
             async def one(row: Row) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 from collections import Counter
@@ -129,6 +130,10 @@ def test_poison_costs_its_own_document(bench: Bench, monkeypatch: pytest.MonkeyP
             with pytest.raises(IngestdError, match="the question cannot be encoded"):
                 await daemon.search(word, 1, None, None)
         assert await found(daemon, "number7 part2 Title7") == "f7.md"
+        deaths = daemon.encode_pool.restarts
+        shutil.copy(bench.folder / "poison.md", bench.folder / "copy.md")
+        again = await take_in(daemon, bench.folder / "copy.md")
+        assert (again["quarantined"], daemon.encode_pool.restarts) == (1, deaths)
         return summary
 
     summary = inside(bench.config(devices=1), body)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ingestd.daemon import Daemon
+from ingestd.journal import Row
 from tests.processes.daemons import HOSTILE, add_source, contents, write_config
 from tests.processes.inside import events, inside, until
 
@@ -47,13 +48,13 @@ class Folders:
         """Count what goes to the encoders of this daemon, and what its load workers parsed."""
         encode, loaded = daemon.encoders.encode, daemon.journal.loaded
 
-        async def counted(descriptor: int, texts: int, tokens: int) -> int:
+        async def counted(descriptor: int, texts: int, *rest: Any, **options: Any) -> int:
             self.texts += texts
-            return await encode(descriptor, texts, tokens)
+            return await encode(descriptor, texts, *rest, **options)
 
-        def parsed(row: object) -> None:
+        def parsed(row: Row) -> None:
             self.loaded += 1
-            loaded(row)  # type: ignore[arg-type]
+            loaded(row)
 
         daemon.encoders.encode = counted  # type: ignore[method-assign]
         daemon.journal.loaded = parsed  # type: ignore[method-assign]

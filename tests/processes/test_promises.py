@@ -278,6 +278,36 @@ def test_what_the_index_committed_and_the_journal_never_learnt(tmp_path: Path) -
     assert len(chunks) == 1
 
 
+def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a moment, a deletion or another attempt, does not wait for the old time to come round again."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("kept.txt", "gone.txt"):
+        (folder / name).write_text(f"the text of {name}")
+    state = tmp_path / "state"
+    now = time.time
+
+    async def waits(daemon: Daemon) -> int:
+        query = "SELECT count(*) FROM documents WHERE gone = 1 AND state = 'queued'"
+        (found,) = await daemon.journal.read(lambda db: db.execute(query).fetchone())
+        return int(found)
+
+    async def body(daemon: Daemon) -> None:
+        watched = Folder(daemon, folder)
+        await watched.settled({"kept.txt", "gone.txt"})
+        (folder / "gone.txt").unlink()
+        while not await waits(daemon):
+            await asyncio.sleep(0.02)
+        monkeypatch.setattr(time, "time", lambda: now() - 86400)
+        await watched.settled({"kept.txt"})
+
+    try:
+        inside(write_config(state, folder), body, watching=True)
+    finally:
+        monkeypatch.undo()
+    assert [os.path.basename(path) for path in contents(state)[0]] == ["kept.txt"]
+
+
 def test_a_full_disk_pauses_and_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

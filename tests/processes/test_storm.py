@@ -107,6 +107,7 @@ class Stormy:
             case "pause":
                 daemon.call("pause", CALM, source=name)
             case "reload":
+                daemon.call("status", CALM)  # it has read the file that is written now
                 self.category = str(int(self.category) + 1)
                 self.config(self.state)
                 daemon.call("reload", CALM)

@@ -495,6 +495,12 @@ class Journal(Writer):
 
         return await self.run(call)
 
+    async def set_back(self, seconds: float) -> None:
+        """The system's clock was set back: nothing waits longer for that."""
+        await self.run(
+            lambda db: db.execute("UPDATE documents SET retry_at = retry_at - ? WHERE retry_at > 0", (seconds,))
+        )
+
     async def relinquish(self) -> None:
         """The daemon stops of its own will: what it leaves unfinished was not interrupted by any fault."""
         await self.run(lambda db: db.execute("UPDATE documents SET loading = 0 WHERE state = 'running'"))
