@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestd import journal
+from ingestd.watch.mounts import volume
 
 DIRECTORY = 100
 """Files in a directory, and directories in one above it."""
@@ -51,13 +52,16 @@ def journaled(state: Path, root: Path, source: str = "docs") -> None:
     """Make a journal in the state directory that has every file below `root`."""
     state.mkdir(mode=0o700)
     pick = random.Random(5)
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    here = volume(directory)
+    os.close(directory)
 
     def documents() -> Iterator[tuple[Any, ...]]:
         for number, (path, found) in enumerate(rows(os.fsencode(root) + b"/")):
             digest = pick.randbytes(16)
             good = number >= QUARANTINED
             yield (
-                source, path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest,
+                source, path, here, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest,
                 "indexed" if good else "quarantined", None if good else "the file is damaged",
                 digest if good else None, "text 1" if good else None, f"Document {number}", 2 if good else 0,
             )  # fmt: skip
