@@ -53,7 +53,6 @@ async def take_in(daemon: Daemon, root: Path, folder: Path) -> dict[str, Any]:
 async def respawn(daemon: Daemon, pool: Pool) -> dict[str, float]:
     """Kill one worker; seconds until another one is ready, and its memory in MB."""
     living = [worker for worker in pool.workers if worker.state in ("idle", "running")]
-    # The oldest is never the spare, whose death is seen when it is needed.
     victim = min(living, key=lambda worker: int(worker.token.rpartition(".")[2]))
     victim.served += 1  # one that has done nothing yet is replaced after a pause
     known = set(pool.workers)
@@ -65,7 +64,6 @@ async def respawn(daemon: Daemon, pool: Pool) -> dict[str, float]:
             break
         if time.monotonic() - began > PATIENCE:
             raise SystemExit(f"no {pool.stage} worker came back")
-        daemon.dispatcher.wake()  # a slot without a file looks once a second whether its worker lives
         await asyncio.sleep(POLL)
     seconds = time.monotonic() - began
     memory = status_kib(fresh[0].pid)
