@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ingestd import blame, dispatch
+from ingestd import blame, outcomes
 from ingestd.daemon import Daemon
 from tests.processes.daemons import HOSTILE, contents, ingest, left_over, running, write_config
 from tests.processes.inside import inside, take_in
@@ -176,7 +176,7 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path, hostile: None) -> N
 
 def test_strikes_follow_the_content(tmp_path: Path, hostile: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three attempts, then quarantine; a copy is not tried, a changed file is."""
-    monkeypatch.setattr(dispatch, "STRIKE_RETRY", (0.2, 2.0))
+    monkeypatch.setattr(outcomes, "STRIKE_RETRY", (0.2, 2.0))
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.hostile").write_text("exit\n")

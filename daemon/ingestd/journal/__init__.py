@@ -19,9 +19,9 @@ from ingestd.journal.reading import at, counts, find, history, troubles
 from ingestd.journal.retrying import forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
 from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause, sources
+from ingestd.journal.verdict import decide
 from ingestd.journal.writer import Writer
 from ingestd.messages import Change, Stat
-from ingestd.types import document_id
 
 __all__ = [
     "Ended",
@@ -196,37 +196,10 @@ class Journal(Writer):
                 "UPDATE documents SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE id = ? AND version = ?",
                 (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
             )
-            verdict = decide(db)
+            verdict = decide(db, row, digest, loader, loader_version, max_strikes)
             if verdict.action != "load":
                 db.execute("UPDATE documents SET loading = 0 WHERE id = ?", (row.id,))
             return verdict
-
-        def decide(db: sqlite3.Connection) -> Verdict:
-            if loader is None:
-                return Verdict("skip", chunks=row.chunks)
-            tag = f"{loader} {loader_version}"
-            if row.indexed_digest == digest and row.indexed_loader == tag:
-                return Verdict("unchanged", chunks=row.chunks, **made(db, row.id))
-            strikes = 0
-            struck = db.execute(
-                "SELECT count, quarantined, reason, detail, loader FROM strikes WHERE digest = ?", (digest,)
-            ).fetchone()
-            if struck is not None:
-                if struck[4] != tag:  # another loader, or a new version of it, may do better
-                    db.execute("DELETE FROM strikes WHERE digest = ?", (digest,))
-                elif struck[1] or struck[0] >= max_strikes:
-                    return Verdict("quarantine", reason=struck[2], detail=struck[3])
-                else:
-                    strikes = struck[0]
-            origin = db.execute(
-                "SELECT id, source, path, member FROM documents"
-                " WHERE indexed_digest = ? AND indexed_loader = ? AND id != ? LIMIT 1",
-                (digest, tag, row.id),
-            ).fetchone()
-            if origin is not None:
-                return Verdict("rekey", document_id(*origin[1:]), **made(db, origin[0]))
-            known = db.execute("SELECT hashes FROM hashes WHERE document = ?", (row.id,)).fetchone()
-            return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
 
         return await self.run(call)
 
@@ -530,16 +503,3 @@ class Journal(Writer):
     async def retry(self, ids: Sequence[int] | None) -> int:
         """Give failed, quarantined, partial and skipped files another try, their strikes forgotten."""
         return await self.run(lambda db: retry(db, ids))
-
-
-def made(db: sqlite3.Connection, document: int) -> dict[str, Any]:
-    """What the loader made of an indexed document beside its chunks, as fields of a `Verdict`."""
-    title, metadata, partial, warnings = db.execute(
-        "SELECT title, metadata, partial, warnings FROM documents WHERE id = ?", (document,)
-    ).fetchone()
-    return {
-        "title": title,
-        "metadata": json.loads(metadata or "{}"),
-        "partial": partial,
-        "warnings": json.loads(warnings or "[]"),
-    }
