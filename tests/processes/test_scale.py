@@ -23,8 +23,11 @@ OF_WORK = {"queue", "loners", "tombstones", "held", "routed", "waiting", "troubl
 
 
 def reads_a_table(plan: str) -> bool:
-    found = re.match(r"SCAN (documents|old|hashes|history)\b(?:.* USING (?:COVERING )?INDEX (\w+))?", plan)
-    return found is not None and found[2] not in OF_WORK
+    """Or all rows of a source."""
+    found = re.match(r"(SCAN|SEARCH) (documents|old|hashes|history)\b(?:.* USING (?:COVERING )?INDEX (\w+)(.*))?", plan)
+    if found is None or found[3] in OF_WORK:
+        return False
+    return found[1] == "SCAN" or found[4] == " (source=?)"
 
 
 class Explained(sqlite3.Connection):

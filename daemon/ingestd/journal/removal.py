@@ -29,7 +29,8 @@ _KEPT = (
     "(old.indexed_digest IS NULL"
     " OR EXISTS (SELECT 1 FROM documents WHERE indexed_digest = old.indexed_digest AND gone = 0))"
 )
-_DUE = "FROM documents AS old WHERE state = 'queued' AND gone = 1 AND source = ? AND retry_at <= ?"
+_DUE = "FROM documents AS old WHERE state = 'queued' AND gone > 0 AND gone = 1 AND source = ? AND retry_at <= ?"
+"""`gone > 0` is there for the index `tombstones`: SQLite does not see that it follows."""
 
 
 class Hold(NamedTuple):
@@ -65,10 +66,11 @@ def claim(
             continue
         if name in without:
             continue
-        confirmed = "SELECT id FROM documents WHERE state = 'queued' AND gone = 2 AND source = ? LIMIT ?"
+        confirmed = "SELECT id FROM documents WHERE state = 'queued' AND gone > 0 AND gone = 2 AND source = ? LIMIT ?"
         rows += _claim(db, confirmed, name, room)
         oldest, newest = db.execute(
-            "SELECT min(retry_at), max(retry_at) FROM documents WHERE state = 'queued' AND gone = 1 AND source = ?",
+            "SELECT min(retry_at), max(retry_at) FROM documents"
+            " WHERE state = 'queued' AND gone > 0 AND gone = 1 AND source = ?",
             (name,),
         ).fetchone()
         if oldest is None or oldest > now or (newest > now and oldest > now - QUIET_LIMIT):
