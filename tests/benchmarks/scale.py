@@ -21,11 +21,14 @@ FLAT = 1.1
 """Times the peak with few files."""
 PHASES = ("start and first scan", "rescan", "20 times status", "failures", "why", "at rest")
 PATIENCE = 600.0
+REST = 8.0
+"""Seconds."""
 
 
-def phases(daemon: RunningDaemon, folder: Path, files: int) -> dict[str, float]:
-    """The supervisor's largest resident set in each phase, MB."""
+def phases(daemon: RunningDaemon, folder: Path, files: int) -> tuple[dict[str, float], float]:
+    """The supervisor's largest resident set in each phase, MB; and its CPU per second at rest."""
     pid = daemon.process.pid
+    spent = 0.0
 
     def ready() -> None:
         while not (status := daemon.call("status", 120))["ready"]:
@@ -41,6 +44,12 @@ def phases(daemon: RunningDaemon, folder: Path, files: int) -> dict[str, float]:
         while rescan.cpu(watcher) < 1.5 * spent and time.monotonic() < end:
             time.sleep(0.5)
 
+    def rest() -> None:
+        nonlocal spent
+        before = rescan.cpu(pid)
+        time.sleep(REST)
+        spent = (rescan.cpu(pid) - before) / REST
+
     one = next(path for path in sorted(folder.iterdir())[0].rglob("*.txt"))
     work: dict[str, Callable[[], object]] = dict(
         zip(
@@ -51,7 +60,7 @@ def phases(daemon: RunningDaemon, folder: Path, files: int) -> dict[str, float]:
                 lambda: [daemon.status() for _ in range(20)],
                 lambda: daemon.call("failures"),
                 lambda: daemon.call("why", path=bytes(one)),
-                lambda: time.sleep(2),
+                rest,
             ),
             strict=True,
         )
@@ -62,13 +71,14 @@ def phases(daemon: RunningDaemon, folder: Path, files: int) -> dict[str, float]:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
         do()
         peaks[name] = status_kib(pid)["VmHWM"] * 1024 / 1e6
-    return peaks
+    return peaks, spent
 
 
 def measure(*, quick: bool) -> list[Figure]:
     sizes = (10_000, 100_000) if quick else (10_000, 1_000_000)
     rounds = 3
     found: dict[int, dict[str, float]] = {}
+    spent: dict[int, float] = {}
     figures: list[Figure] = []
     for files in sizes:
         with runs.scratch() as scratch:
@@ -82,7 +92,7 @@ def measure(*, quick: bool) -> list[Figure]:
                 figures += asyncio.run(rescan.compared(folder, state, files, rounds))
             runs.say("the daemon")
             with running(write_config(state, folder), state) as daemon:
-                found[files] = phases(daemon, folder, files)
+                found[files], spent[files] = phases(daemon, folder, files)
     few, many = sizes
     for name in PHASES:
         figures.append(
@@ -90,6 +100,8 @@ def measure(*, quick: bool) -> list[Figure]:
                 f"{name}: peak RSS at {few}, at {many} files", f"{found[few][name]:.1f} MB, {found[many][name]:.1f} MB"
             )
         )
+    idle = f"{spent[few] * 1e3:.1f} ms, {spent[many] * 1e3:.1f} ms"
+    figures.append(Figure(f"at rest: CPU of the supervisor per second at {few}, at {many} files", idle))
     figures.append(below(f"peak RSS at {many} files", max(found[many].values()), GOAL, "MB"))
     ratio = max(found[many].values()) / max(found[few].values())
     figures.append(Figure(f"peak RSS, {many} / {few} files", f"{ratio:.2f}x", f"<= {FLAT:g}x", ratio <= FLAT))
