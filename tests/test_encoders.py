@@ -234,7 +234,10 @@ def test_devices_share_evenly() -> None:
         encoders = Encoders()
         pool = Devices(encoders, lambda texts: "hang", 3)
         works = [asyncio.create_task(encode(encoders, b"x" * 100)) for _ in range(12)]
-        await asyncio.sleep(0.05)
+        deadline = time.monotonic() + 60
+        while sum(len(device.answers) for device in pool.workers) < 12:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
         seen.extend(len(device.answers) for device in pool.workers)
         for task in (*works, *pool.tasks):
             task.cancel()

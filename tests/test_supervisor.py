@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -114,6 +115,7 @@ def trial_stage(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def descriptors() -> list[str]:
+    gc.collect()  # what earlier tests left is not to disappear just now
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

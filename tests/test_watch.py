@@ -148,7 +148,7 @@ class Supervisor:
             (path, stat.device, stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, state, gone),
         )
 
-    def until(self, kind: type[T] | Callable[[], bool], timeout: float = 10.0) -> T:
+    def until(self, kind: type[T] | Callable[[], bool], timeout: float = 60.0) -> T:
         """The next frame of a kind, or any frame after which something holds."""
         end = time.monotonic() + timeout
         while True:

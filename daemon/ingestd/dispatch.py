@@ -22,6 +22,7 @@ from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, Row
 from ingestd.journal.removal import Hold
+from ingestd.journal.retrying import ALONE_AFTER
 from ingestd.messages import (
     Drop,
     Identified,
@@ -148,6 +149,7 @@ class Dispatcher(Outcomes):
                     worker.state = "idle"
                 if self._exclusive is row:
                     self._exclusive = None
+                    self._alone_check = 0.0  # there may be more of them
                 self._change()
             if worker.served % 16 == 0 and process.group_rss(worker.pid) > RECYCLE_MEMORY * self.config.load.memory:
                 worker.leaving = True  # it has grown; a fresh one has not
@@ -189,7 +191,7 @@ class Dispatcher(Outcomes):
         """A file for a worker of the pool, if there is one now; one that is to run alone, once nothing else runs."""
         if time.monotonic() < self.causes.paused_until or not await self.room.found():
             return None
-        if not pool and time.monotonic() - self._alone_check > IDLE_POLL:
+        if not pool and self._exclusive is None and time.monotonic() - self._alone_check > IDLE_POLL:
             self._alone_check = time.monotonic()
             if rows := await self.journal.claim(1, alone=True, without=self.idle_sources):
                 self._exclusive = rows[0]
@@ -211,11 +213,20 @@ class Dispatcher(Outcomes):
         tokens = max(CREDIT_TOKENS, self.encoders.tokens_per_second * CREDIT_SECONDS)
         return (
             not self.draining
-            and self._exclusive is None
+            and (self._exclusive is None or self._needs_no_company(self._exclusive))
             and self._bytes < CREDIT_BYTES
             and self._tokens < tokens
             and len(self._finishing) < self._most_documents
             and self.indexer.trouble is None
+        )
+
+    def _needs_no_company(self, row: Row) -> bool:
+        """Whether a file that was to run alone stands still alone, too: then the others need not wait for its deadline.
+
+        Not one that was killed from outside again and again, perhaps for what all of them took together.
+        """
+        return row.interruptions < ALONE_AFTER and any(
+            attempt.alone and attempt.worker.still for attempt in self.watchman.attempts
         )
 
     async def _attempt(self, worker: Worker, row: Row) -> None:

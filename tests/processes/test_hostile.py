@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -12,12 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ingestd import blame, outcomes
 from ingestd.daemon import Daemon
 from tests.processes.daemons import HOSTILE, contents, ingest, left_over, running, write_config
-from tests.processes.inside import inside, take_in
+from tests.processes.inside import inside, take_in, until
 
 LIMITS = {"deadline": "12s", "idle_deadline": "3s", "memory": "400MiB", "max_strikes": 1, "max_text": "2MiB"}
 
@@ -143,6 +145,34 @@ def test_others_go_on_beside_one_that_hangs(tmp_path: Path) -> None:
         daemon.kill()
 
 
+def test_others_go_on_beside_one_that_hangs_alone(
+    tmp_path: Path, hostile: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that hit their deadline at once are tried alone; that one of them hangs again is no reason to wait for it."""
+    folder, more = tmp_path / "docs", tmp_path / "more"
+    for place in (folder, more):
+        place.mkdir()
+    for number in range(2):
+        (folder / f"{number}.hostile").write_text(f"hang_in_sleep\n{number}")
+    for number in range(5):
+        (more / f"{number}.hostile").write_text(f"good\ntext of number {number}")
+
+    async def body(daemon: Daemon) -> None:
+        work = asyncio.ensure_future(take_in(daemon, folder))
+        await until(lambda: "deadline" in daemon.dispatcher.causes.warnings)
+        patient = msgspec.structs.replace(daemon.config.load.limits("hostile"), deadline=600.0, idle_deadline=600.0)
+        monkeypatch.setattr(daemon.dispatcher, "_limits_of", lambda *_: patient)
+        await until(lambda: any(attempt.alone for attempt in daemon.dispatcher.watchman.attempts))
+        assert (await asyncio.wait_for(take_in(daemon, more), 60))["indexed"] == 5
+        assert [attempt.alone for attempt in daemon.dispatcher.watchman.attempts] == [True]
+        assert not work.done()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        daemon.hurry()
+
+    inside(write_config(tmp_path / "state", None, load={**LIMITS, "workers": 2, "idle_deadline": "2s"}), body)
+
+
 def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path, hostile: None) -> None:
     count = 1000
     rng = random.Random(7)
@@ -155,7 +185,7 @@ def test_a_seeded_mix_ends_with_exact_counts(tmp_path: Path, hostile: None) -> N
     for number, kind in enumerate(kinds):
         (folder / f"f{number:04}.hostile").write_text(f"{kind}\nfile number {number} says good morning")
     state = tmp_path / "state"
-    limits = {**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "1500ms"}
+    limits = {**LIMITS, "workers": 4, "memory": "200MiB", "idle_deadline": "1s"}
 
     async def body(daemon: Daemon) -> dict[str, Any]:
         batch: dict[str, Any] = await take_in(daemon, folder)
