@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,12 +50,25 @@ def stir(folder: Path, name: str) -> None:
     shutil.rmtree(folder / f"{name}/2")
 
 
+def drown(folder: Path) -> None:
+    """Noise that fills a tiny queue, then changes in directories that the noise does not point at."""
+    for number in range(40):
+        write(folder / f"noise/{number}.txt", f"noise at {time.monotonic_ns()}")
+    for number in range(1, 60, 12):
+        write(folder / f"early/1/{number}.txt", f"changed at {time.monotonic_ns()}")
+        write(folder / f"early/1/new-{time.monotonic_ns()}.txt", f"new at {time.monotonic_ns()}")
+    min((folder / "early/0").glob("*.txt")).unlink()
+    path = min((folder / "early/1").glob("*7.txt"))
+    path.rename(path.with_name(f"renamed-{time.monotonic_ns()}7.txt"))
+
+
 @root_only
 def test_an_overflown_queue(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The watch worker stands still while the queue runs over; no scan is due for an hour."""
     one, other, state = tmp_path / "one", tmp_path / "other", tmp_path / "state"
-    write(one / "a.txt", "in the first folder")
-    stir(other, "early")
+    for folder in (one, other):
+        stir(folder, "early")
+        write(folder / "noise/0.txt", "noise")
     never = {"rescan": "1h"}
     config = write_sources(state, {"one": one, "other": other}, settings={"one": never, "other": never})
     with contextlib.ExitStack() as stack:
@@ -63,13 +77,12 @@ def test_an_overflown_queue(tmp_path: Path, tmp_path_factory: pytest.TempPathFac
             watched.until(lambda: watched.modes == {"one": "inotify", "other": "inotify"}, "events are not watched")
         watched.equals(one, other)
         workers = [worker["pid"] for worker in watched.daemon.status()["workers"] if worker["stage"] == "watch"]
-        for name in ("late", "later"):
+        for _ in range(2):
             for worker in workers:
                 os.kill(worker, signal.SIGSTOP)
             try:
-                stir(one, name)
-                stir(other, name)
-                (one / "a.txt").unlink(missing_ok=True)
+                drown(one)
+                drown(other)
             finally:
                 for worker in workers:
                     os.kill(worker, signal.SIGCONT)
