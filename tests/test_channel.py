@@ -41,6 +41,8 @@ EXAMPLES: list[tuple[messages.Frame, int]] = [
     (messages.EncodeFailed(job=2, reason="r"), 0),
     (messages.EncodeQuery(job=3, text="where is 北京?"), 0),
     (messages.QueryVector(job=3, vector=bytes(range(256))), 0),
+    (messages.Tokenize(job=3, query=True), 1),
+    (messages.Tokenized(job=3, texts=2, tokens=9), 1),
     (messages.EncoderLoad(tokens=1000, busy=0.9, idle={"input": 0.1}), 0),
     (messages.IndexReplace(job=4, document=DOCUMENT), 2),
     (messages.IndexRekey(job=4, origin="ab", document=DOCUMENT), 0),
@@ -54,7 +56,9 @@ EXAMPLES: list[tuple[messages.Frame, int]] = [
     (messages.Rescan(job=6), 0),
     (
         messages.Changes(
-            job=6, serial=1, changes=[messages.Change(b"\xff", STAT), messages.Change(b"b", None, False, True)]
+            job=6,
+            serial=1,
+            changes=[messages.Change(b"\xff", STAT, restless=1.5), messages.Change(b"b", None, False, True)],
         ),
         0,
     ),

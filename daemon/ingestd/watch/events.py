@@ -61,8 +61,8 @@ class Events:
 
     def begin(self, *, full: bool) -> int:
         """A scan begins; give the number to `end` or `end_full`."""
-        self._modes.forget()
         if full:
+            self._modes.forget()
             self._met.clear()
         return self.observer.begin() if self.observer is not None else 0
 
