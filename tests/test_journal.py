@@ -564,7 +564,7 @@ def test_retry_forgets_strikes(tmp_path: Path) -> None:
         await identify(journal, row)
         await journal.strike(row, DIGEST, "text 1", "bad", "", 1)
         await journal.settle(row, "quarantined", "bad", reason="bad")
-        assert await journal.retry(None) == 1
+        assert await journal.retry(await journal.read(journals.failed)) == 1
         (row,) = await journal.claim(1)
         assert row.attempts == 1
         assert (await identify(journal, row)).action == "load"
@@ -599,7 +599,7 @@ def test_find_takes_files_and_directories(tmp_path: Path) -> None:
             (b"/srv/doc", []),
             (b"/srv/docs", [b"a.md", b"a/b.md", b"a/\xff", b"a0", b"srv/docs/x"]),
         ):
-            found = await journal.run(lambda db, path=path: journals.find(db, path))  # type: ignore[misc]
+            found = await journal.run(lambda db, path=path: list(journals.find(db, path)))  # type: ignore[misc]
             assert sorted(row.path for row in found) == sorted(names), path
 
     with_journal(tmp_path / "j", body)
@@ -703,7 +703,7 @@ class Operations(RuleBasedStateMachine):
 
     @rule()
     def retry(self) -> None:
-        self.do(self.journal.retry(None))
+        self.do(self.journal.retry(self.do(self.journal.read(journals.failed))))
 
     @rule()
     def time_passes(self) -> None:

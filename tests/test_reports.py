@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ingestd import reports
+from ingestd import journal, reports
 from ingestd.config import Config, IndexTable, WatchTable
 from ingestd.errors import UsageError
 from ingestd.journal import Journal, SourceSettings
@@ -118,12 +118,12 @@ def test_failures_are_those_and_shorter(db: sqlite3.Connection) -> None:
 
 
 def test_retry_by_path_and_all(db: sqlite3.Connection) -> None:
-    assert reports.retry(db, [b"/srv/docs/b.md"]) == 1
-    assert reports.retry(db, None) == 1
-    assert reports.retry(db, None) == 0
+    assert journal.retry(db, reports.retryable(db, [b"/srv/docs/b.md"])) == 1
+    assert journal.retry(db, reports.retryable(db, None)) == 1
+    assert reports.retryable(db, None) == reports.retryable(db, [b"/srv/docs"]) == []
     assert reports.failures(db) == []
     with pytest.raises(UsageError, match="is not in the journal"):
-        reports.retry(db, [b"/nowhere"])
+        reports.retryable(db, [b"/nowhere"])
 
 
 def test_status_without_a_daemon(db: sqlite3.Connection) -> None:

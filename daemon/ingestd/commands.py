@@ -204,7 +204,7 @@ def retry(config: Config, paths: Sequence[bytes] | None) -> dict[str, Any]:
         with control:
             return control.call("retry", paths=paths)
     with locked(config) as db:
-        return {"retried": reports.retry(db, paths)}
+        return {"retried": journal.retry(db, reports.retryable(db, paths))}
 
 
 def pause(config: Config, source: str | None, *, paused: bool) -> list[str]:

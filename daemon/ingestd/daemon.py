@@ -539,7 +539,7 @@ class Daemon:
                 raise UsageError(f"the daemon has no command {command!r}")
 
     async def _retry(self, paths: list[bytes] | None) -> int:
-        retried = await self.journal.run(lambda db: reports.retry(db, paths))
+        retried = await self.journal.retry(await self.journal.read(lambda db: reports.retryable(db, paths)))
         self.dispatcher.wanted.set()
         self.dispatcher.wake()
         return retried

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import sqlite3
@@ -88,7 +89,8 @@ def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
 
 def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
     """All that is known of one file. Raises `UsageError` for a path that is not in the journal."""
-    rows = journal.find(db, path)
+    found = journal.find(db, path)
+    rows = list(itertools.islice(found, 2))
     if not rows:
         raise UsageError(
             f"{display(path)} is not in the journal: it is in no watched directory, is excluded, or is still settling",
@@ -96,7 +98,8 @@ def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
         )
     sources = journal.sources(db)
     if len(rows) > 1 and sources.get(rows[0].source, ROOT).root.rstrip(b"/") + b"/" + rows[0].path != path:
-        raise UsageError(f"{display(path)} is a directory with {len(rows)} files: name one of them")
+        files = len(rows) + sum(1 for _ in found)
+        raise UsageError(f"{display(path)} is a directory with {files} files: name one of them")
     row = rows[0]
     return {
         **_document(sources, row),
@@ -113,17 +116,20 @@ def failures(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [_document(sources, row) for row in journal.troubles(db)]
 
 
-def retry(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> int:
-    """Queue files again, all failed ones with None. Raises `UsageError` for a path that is not in the journal."""
+def retryable(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> list[int]:
+    """The documents that `retry` means; all that failed with None. Raises `UsageError` for a path that is not known."""
     if paths is None:
-        return journal.retry(db, None)
+        return journal.failed(db)
     ids = []
     for path in paths:
-        rows = journal.find(db, bytes(path))
-        if not rows:
+        known = False
+        for row in journal.find(db, bytes(path)):
+            known = True
+            if row.state in journal.RETRYABLE:
+                ids.append(row.id)
+        if not known:
             raise UsageError(f"{display(bytes(path))} is not in the journal", command="ingestd failures")
-        ids += [row.id for row in rows]
-    return journal.retry(db, ids)
+    return ids
 
 
 def plugins(manifest: Manifest, blocked: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ingestd.journal import removal
 from ingestd.journal.reading import at, counts, find, history, troubles
-from ingestd.journal.retrying import forget_all, interrupt, note, retry
+from ingestd.journal.retrying import RETRIES, RETRYABLE, failed, forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
 from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause, sources
 from ingestd.journal.verdict import decide
@@ -24,6 +24,7 @@ from ingestd.journal.writer import Writer
 from ingestd.messages import Change, Stat
 
 __all__ = [
+    "RETRYABLE",
     "Ended",
     "Journal",
     "Row",
@@ -34,6 +35,7 @@ __all__ = [
     "configure",
     "connect",
     "counts",
+    "failed",
     "find",
     "forget_all",
     "history",
@@ -500,6 +502,10 @@ class Journal(Writer):
 
         return await self.run(call)
 
-    async def retry(self, ids: Sequence[int] | None) -> int:
+    async def retry(self, ids: Sequence[int]) -> int:
         """Give failed, quarantined, partial and skipped files another try, their strikes forgotten."""
-        return await self.run(lambda db: retry(db, ids))
+        retried = 0
+        for start in range(0, len(ids), RETRIES):
+            part = ids[start : start + RETRIES]
+            retried += await self.run(lambda db, part=part: retry(db, part))  # type: ignore[misc]
+        return retried

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
 
 from ingestd.journal.schema import COLUMNS, Row
 from ingestd.journal.sources import sources
@@ -22,9 +23,8 @@ def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
     return files, chunks
 
 
-def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
-    """The documents that an absolute path stands for: a file, or everything below a directory."""
-    rows: list[Row] = []
+def find(db: sqlite3.Connection, path: bytes) -> Iterator[Row]:
+    """The documents that an absolute path stands for: a file, or all below a directory, which may be millions."""
     for name, source in sources(db).items():
         root = source.root
         prefix = root.rstrip(b"/") + b"/"
@@ -42,8 +42,7 @@ def find(db: sqlite3.Connection, path: bytes) -> list[Row]:
         ):
             found = Row(*row)
             if not low or found.path == low or found.path.startswith(low + b"/"):
-                rows.append(found)
-    return rows
+                yield found
 
 
 def at(db: sqlite3.Connection, source: str, path: bytes) -> Row | None:

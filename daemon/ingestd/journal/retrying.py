@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 from ingestd.journal.schema import Ended, Row
 
+RETRYABLE = frozenset({"failed", "quarantined", "partial", "skipped"})
+"""States that `retry` means."""
+RETRIES = 500
+"""Documents that one call of the writer gives another try: others have their turn between them."""
 HISTORY = 20
 """Lines of history kept for a document."""
 ALONE_AFTER = 3
@@ -50,10 +54,13 @@ def forget_all(db: sqlite3.Connection) -> int:
     ).rowcount
 
 
-def retry(db: sqlite3.Connection, ids: Sequence[int] | None) -> int:
+def failed(db: sqlite3.Connection) -> list[int]:
+    """Every document that is failed or quarantined."""
+    return [id for (id,) in db.execute("SELECT id FROM documents WHERE state IN ('failed', 'quarantined')")]
+
+
+def retry(db: sqlite3.Connection, ids: Sequence[int]) -> int:
     """See `Journal.retry`."""
-    if ids is None:
-        ids = [id for (id,) in db.execute("SELECT id FROM documents WHERE state IN ('failed', 'quarantined')")]
     retried = 0
     for id in ids:
         changed = db.execute(
