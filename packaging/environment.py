@@ -23,6 +23,18 @@ MARK = DIRECTORY / ".ingestd.json"
 BYTES_NEEDED = 6 << 30
 """PyTorch with its CUDA libraries takes 5 GB."""
 RUNS = "import sys; sys.exit(sys.version_info < (3, 11))"
+IMPORTED = (
+    "ingestd.daemon", "ingestd.load", "ingestd.encode", "ingestd.index", "ingestd.watch", "ingestd.cli.views", "torch",
+    "tokenizers", "safetensors", "numpy", "apsw", "sqlite_vec", "charset_normalizer", "lxml.html", "docx", "pptx",
+    "openpyxl", "pymupdf", *(f"ingestd_plugins.{name}" for name in ("text", "html", "tables", "pdf", "word", "torch")),
+)  # fmt: skip
+"""What the workers import. Those that are sandboxed cannot keep what they compile, and would do it at each start."""
+COMPILE = """
+import contextlib, importlib
+for name in {names}:
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+"""
 
 
 def ensure(*extras: str) -> Path:
@@ -44,8 +56,16 @@ def ensure(*extras: str) -> Path:
         installer.install(PYTHON, requirement, ROOT)
         if not python_does("import ingestd"):
             raise console.Failure(f"the environment does not work; remove it and try again: rm -r {DIRECTORY}")
+        compile_imported()
         write_mark(wanted)
     return PYTHON
+
+
+def compile_imported() -> None:
+    """Compile once what is imported again and again; to fail costs time only."""
+    keeping = ["env", "-u", "PYTHONDONTWRITEBYTECODE", os.fspath(PYTHON)]
+    with contextlib.suppress(console.Failure):
+        console.run([*keeping, "-c", COMPILE.format(names=IMPORTED)], "compiling what the workers import")
 
 
 def up_to_date(extras: Sequence[str]) -> bool:
