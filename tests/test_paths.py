@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestd.paths import PATH_MAX, open_below, open_long, stat_long
+from ingestd.paths import PATH_MAX, exists, open_below, open_long, permitted, stat_long
 
 
 def deep(root: Path, length: int, name: bytes = b"d" * 200) -> bytes:
@@ -54,6 +54,11 @@ def test_a_path_of_any_length_is_opened(folder: Path, length: int, name: bytes) 
     assert os.read(descriptor, 10) == b"text"
     assert os.fstat(descriptor).st_ino == stat_long(path).st_ino
     os.close(descriptor)
+    assert exists(path)
+    assert permitted(path)
+    assert not permitted(path + b"-")
+    assert not exists(path + b"-")
+    assert not exists(path + b"/" + name)
     with pytest.raises(FileNotFoundError):
         open_long(path + b"-", os.O_RDONLY)
     with pytest.raises(NotADirectoryError):

@@ -19,6 +19,7 @@ from ingestd.control import Control
 from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.lock import Lock
+from ingestd.paths import exists
 from ingestd.types import display
 
 log = logging.getLogger("ingestd")
@@ -100,7 +101,7 @@ def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dic
     """Take in files and directories; returns the summary. Raises `IngestdError`, `KeyboardInterrupt`."""
     paths = [os.path.abspath(path) for path in paths]
     for path in paths:
-        if not os.path.lexists(path):
+        if not exists(path):
             raise UsageError(f"there is no {display(path)}")
     control = connect(config)
     if control is not None:

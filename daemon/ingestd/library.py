@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ingestd.errors import AlreadyRunningError, UnreachableError, UsageError
+from ingestd.paths import exists
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,7 @@ class Library:
         given = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
         found = [os.path.abspath(os.fsencode(path)) for path in given]
         for path in found:
-            if not os.path.lexists(path):
+            if not exists(path):
                 raise UsageError(f"there is no {os.fsdecode(path)}")
         return self._ingest(found)
 

@@ -32,6 +32,37 @@ def stat_long(path: bytes) -> os.stat_result:
         os.close(directory)
 
 
+def exists(path: bytes) -> bool:
+    """`os.path.lexists`, of a path of any length."""
+    if len(path) < PATH_MAX:
+        return os.path.lexists(path)
+    try:
+        directory, name = _shorten(path)
+    except OSError:
+        return False
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    return True
+
+
+def permitted(path: bytes) -> bool:
+    """Whether the file's permissions let this process read it; a path of any length."""
+    if len(path) < PATH_MAX:
+        return os.access(path, os.R_OK)
+    try:
+        directory, name = _shorten(path)
+    except OSError:
+        return False
+    try:
+        return os.access(name, os.R_OK, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
 def open_below(root: bytes, prefix: bytes) -> int:
     """The directory `prefix` (with its slash; "": the root) as a place to start from, see `openat(2)`.
 

@@ -84,3 +84,15 @@ def test_odd_names_and_objects(tmp_path: Path) -> None:
         while hits(daemon, "fossa") != {root + b"/-RF"}:
             assert time.monotonic() < deadline, daemon.tail()
     listener.close()
+
+
+def test_a_file_deeper_than_a_path_of_the_kernel_can_be_named(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    path = os.fsdecode(put(deep(docs, 5000), b"deep.txt", b"a wombat"))
+    config = write_config(tmp_path / "state", None)
+    done = ingestd(config, "ingest", "--json", path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["indexed"] == 1
+    assert json.loads(ingestd(config, "why", "--json", path).stdout)["state"] == "indexed"
+    assert ingestd(config, "ingest", f"{path}-").returncode == 2

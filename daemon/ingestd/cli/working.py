@@ -21,6 +21,7 @@ from ingestd.cli.invocation import (
     print_json,
 )
 from ingestd.errors import UsageError
+from ingestd.paths import exists
 
 if TYPE_CHECKING:
     from ingestd.config import Config
@@ -75,7 +76,7 @@ def ingest(invocation: Invocation, paths: Sequence[str], dry_run: bool, json: bo
     config = invocation.config()
     found = absolute_paths(paths, base64)
     for path in found:
-        if not os.path.lexists(path):
+        if not exists(path):
             raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
     if dry_run:
         return _plan(config, found, json)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ingestd import process
 from ingestd.errors import IngestdError
 from ingestd.kernel import prctl, syscall
+from ingestd.paths import open_long, permitted
 from ingestd.sandbox import landlock, seccomp
 
 if TYPE_CHECKING:
@@ -131,10 +132,11 @@ def denies(path: str | bytes) -> bool:
 
     So it is with a directory that was replaced or mounted after `enter`: a fresh worker can read it.
     """
-    if not os.access(path, os.R_OK):  # which Landlock does not hold
+    path = os.fsencode(path)
+    if not permitted(path):  # which Landlock does not hold
         return False
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        os.close(open_long(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except PermissionError:
         return True
     except OSError:

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from ingestd.kernel import syscall
+from ingestd.paths import PATH_MAX, open_long
 
 EXECUTE = 1 << 0
 WRITE_FILE = 1 << 1
@@ -86,7 +87,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     import ctypes
 
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = open_long(os.fsencode(path), os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
@@ -130,8 +131,9 @@ def spare(root: str, exclude: Sequence[str]) -> Iterator[str]:
 
 def _real(path: str) -> str:
     """Like `os.path.realpath`, but nothing is asked of the file system that is mounted there: it may hang."""
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    descriptor = open_long(os.fsencode(path), os.O_PATH | os.O_CLOEXEC)
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        # The kernel does not tell a path that is longer than it takes.
+        return os.readlink(f"/proc/self/fd/{descriptor}") if len(os.fsencode(path)) < PATH_MAX else path
     finally:
         os.close(descriptor)
