@@ -7,7 +7,9 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.daemons import RunningDaemon, contents, write_config
+from tests.processes.daemons import RunningDaemon, contents, environment, write_config
 
 MS_BIND = 0x1000
 MNT_DETACH = 2
@@ -178,6 +180,39 @@ class Watched:
         write(path, text)
         wanted = digest(path)
         self.until(lambda: held(self.daemon.state).get(str(path)) == wanted, f"{path} is not indexed")
+
+
+class Apart(RunningDaemon):
+    """A daemon that is root of a user namespace of its own: limits that are set there are nobody else's, and it may not
+    read what belongs to others. `before`: a command that runs there first."""
+
+    def __init__(self, config: Path, state: Path, before: str = "true") -> None:
+        super().__init__(config, state)
+        self.before = before
+
+    def start(self) -> None:
+        own = [sys.executable, "-m", "ingestd", "--config", str(self.config), "run"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*_APART, f'{self.before}; exec "$@"', "sh", *own],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+            )
+
+    def inside(self, command: str) -> None:
+        """Run a command in the daemon's namespace."""
+        enter = ["nsenter", "--user", "--preserve-credentials", "--target", str(self.process.pid)]
+        subprocess.run([*enter, "sh", "-c", command], check=True)
+
+
+_APART = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+_probe = [*_APART, "echo 9 > /proc/sys/user/max_inotify_watches"]
+apart_only = pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(_probe, capture_output=True, check=False).returncode != 0,
+    reason="cannot be had: a user namespace",
+)
 
 
 @contextlib.contextmanager

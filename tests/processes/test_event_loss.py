@@ -7,16 +7,13 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.processes.daemons import RunningDaemon, environment
-from tests.processes.mounts import digest, files, held, watching, write, write_sources
+from tests.processes.mounts import Apart, apart_only, digest, files, held, watching, write, write_sources
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
 QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
@@ -90,47 +87,19 @@ def test_an_overflown_queue(tmp_path: Path, tmp_path_factory: pytest.TempPathFac
         assert watched.modes == {"one": "inotify", "other": "inotify"}
 
 
-LIMITED = 'echo "$2" > /proc/sys/user/max_inotify_"$1"; shift 2; exec "$@"'
+def limit_of(limit: str, value: int) -> str:
+    """The command that sets a limit of the user namespace that it runs in."""
+    return f"echo {value} > /proc/sys/user/max_inotify_{limit}"
 
 
-class Limited(RunningDaemon):
-    """A daemon in a user namespace of its own, whose inotify limits are nobody else's."""
-
-    def __init__(self, config: Path, state: Path, limit: str, value: int) -> None:
-        super().__init__(config, state)
-        self.limit = limit
-        self.value = value
-
-    def start(self) -> None:
-        own = [sys.executable, "-m", "ingestd", "--config", str(self.config), "run"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--user", "--map-root-user", "sh", "-c", LIMITED, "sh", self.limit, str(self.value), *own],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-            )
-
-    def grant(self, value: int) -> None:
-        """The limit is raised, as its message says."""
-        command = f"echo {value} > /proc/sys/user/max_inotify_{self.limit}"
-        enter = ["nsenter", "--user", "--preserve-credentials", "--target", str(self.process.pid)]
-        subprocess.run([*enter, "sh", "-c", command], check=True)
-
-
-def user_namespaces() -> bool:
-    probe = ["unshare", "--user", "--map-root-user", "sh", "-c", LIMITED, "sh", "watches", "9", "true"]
-    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not user_namespaces(), reason="cannot be had: a user namespace")
+@apart_only
 @pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
 def test_no_watches_and_no_instances_left(tmp_path: Path, limit: str, value: int) -> None:
     """What cannot be watched is scanned instead."""
     folder, state = tmp_path / "docs", tmp_path / "state"
     stir(folder, "early")
-    daemon = Limited(write_sources(state, {"docs": folder}), state, limit, value)
+    config = write_sources(state, {"docs": folder}, settings={"docs": {"rescan": "1h"}})
+    daemon = Apart(config, state, limit_of(limit, value))
     with watching(daemon.config, state, daemon) as watched:
         watched.warns("source docs", "no inotify", f"sysctl -w fs.inotify.max_user_{limit}=")
         watched.equals(folder)
@@ -140,16 +109,16 @@ def test_no_watches_and_no_instances_left(tmp_path: Path, limit: str, value: int
 
 
 @pytest.mark.slow  # it is tried again after a minute for the first time
-@pytest.mark.skipif(not user_namespaces(), reason="cannot be had: a user namespace")
+@apart_only
 @pytest.mark.parametrize(("limit", "value"), [("watches", 3), ("instances", 0)])
 def test_once_the_limit_is_raised_there_are_events_again(tmp_path: Path, limit: str, value: int) -> None:
     folder, state = tmp_path / "docs", tmp_path / "state"
     stir(folder, "early")
     config = write_sources(state, {"docs": folder}, settings={"docs": {"rescan": "1h"}})
-    daemon = Limited(config, state, limit, value)
+    daemon = Apart(config, state, limit_of(limit, value))
     with watching(config, state, daemon) as watched:
         watched.warns("source docs", f"sysctl -w fs.inotify.max_user_{limit}=")
-        daemon.grant(10_000)
+        daemon.inside(limit_of(limit, 10_000))
         watched.until(lambda: watched.modes == {"docs": "inotify"}, "there are no events again")
         watched.calms()
         stir(folder, "late")
@@ -159,7 +128,7 @@ def test_once_the_limit_is_raised_there_are_events_again(tmp_path: Path, limit: 
 def test_events_switched_off(tmp_path: Path) -> None:
     folder, state = tmp_path / "docs", tmp_path / "state"
     stir(folder, "early")
-    config = write_sources(state, {"docs": folder}, settings={"docs": {"mode": "poll"}})
+    config = write_sources(state, {"docs": folder}, settings={"docs": {"mode": "poll", "rescan": "1h"}})
     with watching(config, state) as watched:
         watched.equals(folder)
         assert watched.modes == {"docs": "poll"}

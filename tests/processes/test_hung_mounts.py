@@ -239,10 +239,10 @@ def test_a_file_system_that_crashes_and_is_mounted_again(remote: FuseFolder, tmp
 
 def test_a_slow_file_system_holds_up_nobody_else(remote: FuseFolder, tmp_path: Path) -> None:
     local, state = tmp_path / "local", tmp_path / "state"
-    for number in range(20):
+    for number in range(10):
         write(remote.real / f"many/{number}.txt", f"one of many: {number}")
     write(local / "a.txt", "a local file")
-    remote.dawdle(0.02)
+    remote.dawdle(0.01)
     config = write_sources(state, {"remote": remote.point, "local": local})
     with watching(config, state) as watched:
         watched.ingests(local / "b.txt", "written while the other folder is looked at")

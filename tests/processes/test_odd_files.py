@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,18 @@ from typing import Any
 
 import pytest
 
-from tests.processes.daemons import RunningDaemon, environment, ingestd
-from tests.processes.mounts import MS_BIND, Watched, mount, unmounted_after, watching, write, write_sources
+from tests.processes.daemons import RunningDaemon, ingestd
+from tests.processes.mounts import (
+    MS_BIND,
+    Apart,
+    Watched,
+    apart_only,
+    mount,
+    unmounted_after,
+    watching,
+    write,
+    write_sources,
+)
 from tests.test_paths import deep, put
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root, for devices and mounts")
@@ -60,21 +69,6 @@ EXCLUDED = [
     ".Trash-1000/a.txt",
     "lost+found/a.txt",
 ]
-
-
-class Ordinary(RunningDaemon):
-    """A daemon that may not read what belongs to others: root of a user namespace that knows nobody else."""
-
-    def start(self) -> None:
-        own = [sys.executable, "-m", "ingestd", "--config", str(self.config), "run"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--user", "--map-root-user", *own],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-            )
 
 
 class Tree:
@@ -120,6 +114,7 @@ def why(daemon: RunningDaemon, path: Path) -> dict[str, Any]:
     return found
 
 
+@apart_only
 def test_odd_names_and_objects(tree: Tree, tmp_path: Path) -> None:
     root, state = tree.root, tree.root / "state"  # the state directory itself is no document
     outside = write(tmp_path / "outside/secret.txt", "not of this folder")
@@ -166,7 +161,7 @@ def test_odd_names_and_objects(tree: Tree, tmp_path: Path) -> None:
 
     two = root / "two"
     config = write_sources(state, {"docs": root}).rename(tmp_path / "config.toml")
-    daemon = Ordinary(config, state)
+    daemon = Apart(config, state)  # which may not read what belongs to others
     daemon.log = tmp_path / "log"
     with unmounted_after(two), listening(root / "socket.txt"):
         mount(root / "sub", two, "", MS_BIND)
