@@ -40,8 +40,10 @@ def main(arguments: list[str]) -> int:
             python = os.fspath(environment.ensure("test"))
             os.chdir(environment.ROOT)
             sys.stdout.flush()
-            # Most tests wait for processes; a file's tests stay together and in order. `-n 0` is one after the other.
-            parallel = ["-n", str(min(4, len(os.sched_getaffinity(0)))), "--dist", "loadfile", "--no-loadscope-reorder"]
+            # Most tests wait for processes more than they compute; a file's tests stay together and in order. `-n 0` is
+            # one after the other.
+            workers = min(8, 2 * len(os.sched_getaffinity(0)))
+            parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
             os.execv(python, [python, "-m", "pytest", *parallel, *rest])
         import demo
 

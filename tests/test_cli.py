@@ -439,7 +439,8 @@ def test_names_can_be_printed_in_any_locale(tmp_path: Path) -> None:
 
 def test_ctrl_c_during_an_ingest(tmp_path: Path) -> None:
     code = (
-        "import sys, time, ingestd.commands as c, ingestd.cli\n"
+        "import signal, sys, time, ingestd.commands as c, ingestd.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def ingest(config, paths, *, progress):\n"
         "    print('working', flush=True); time.sleep(60)\n"
         "c.ingest = ingest\n"

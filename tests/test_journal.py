@@ -257,7 +257,7 @@ def test_a_strange_path_is_opened_as_it_is(tmp_path: Path) -> None:
 
 def test_the_life_of_a_document(tmp_path: Path) -> None:
     async def body(journal: Journal) -> None:
-        assert await journal.take("docs", [new("a.md")], batch=5) == 1
+        assert (await journal.take("docs", [new("a.md")], batch=5)).joined == 1
         (row,) = await journal.claim(10)
         assert (row.state, row.attempts, row.batch, row.doc_id) == ("running", 1, 5, document_id("docs", b"a.md"))
         assert await journal.claim(10) == []

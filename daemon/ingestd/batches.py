@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingestd import reports
+from ingestd.journal import Taken
 from ingestd.messages import Scanned
 
 
@@ -24,6 +25,12 @@ class Batch:
     @property
     def done(self) -> int:
         return sum(self.outcomes.values())
+
+    def take(self, taken: Taken) -> None:
+        """A scan found these files."""
+        self.total += taken.joined
+        for state, files in taken.done.items():
+            self.outcomes["unchanged" if state in ("indexed", "partial") else state] += files
 
     def progress(self, current: list[str], *, scanning: bool, seconds: float) -> dict[str, Any]:
         """For the bar: counts, and the files in hand."""

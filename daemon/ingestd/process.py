@@ -7,6 +7,7 @@ Linux only, through `/proc` and signals. Nothing here needs a privilege. Several
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import time
@@ -23,7 +24,7 @@ _MARK = resource.RLIMIT_RTTIME
 _MARK_LINE = b"Max realtime timeout"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _FREEZE_ROUNDS = 16
-_EMPTY_PASSES = 16
+_EMPTY_PASSES = 32
 _TAIL_BITS = 30
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -307,7 +308,7 @@ def _slay(find: Callable[[], dict[int, int]], patience: float) -> tuple[int, lis
             quiet = quiet + 1 if born == _last_born() else 0
             if nothing == _EMPTY_PASSES or quiet == 2:
                 return len(seen), []
-            time.sleep(0.001)
+            time.sleep(random.uniform(0.0, 0.002))  # out of step with whatever it does
             continue
         nothing = quiet = 0
         fresh = found.items() - seen

@@ -346,10 +346,10 @@ class Watching:
                 await watched.look(frame.changes)
                 await worker.send(ChangesTaken(job=frame.job, serial=frame.serial))
             case Changes():
-                joined = await self.journal.take(watched.frame.source, frame.changes, watched.batch)
+                taken = await self.journal.take(watched.frame.source, frame.changes, watched.batch)
                 batch = self.dispatcher.batches.get(watched.batch or 0)
                 if batch is not None:
-                    batch.total += joined
+                    batch.take(taken)
                 await worker.send(ChangesTaken(job=frame.job, serial=frame.serial))
                 self.dispatcher.wanted.set()
                 self.dispatcher.wake()

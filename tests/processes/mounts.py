@@ -123,6 +123,7 @@ def files(*folders: Path) -> dict[str, str]:
         for folder in folders
         for place, _, names in os.walk(folder)
         for name in names
+        if name != ".ingestd-self-test"  # which is there for a moment
     }
 
 

@@ -320,7 +320,7 @@ class EncodeWorker:
                 raise ValueError("the engine's vector is not finite")
         except MemoryError:
             if len(texts) > 1:
-                self.budget.halve()
+                self.budget.halve(len(tokens.ids))
             else:  # it does not fit alone: that says nothing about the others
                 self.budget.restore()
             self._blame(texts, f"a text of {len(tokens.ids)} tokens does not fit the memory of {self._device}")

@@ -129,9 +129,9 @@ class Budget:
         self._rate = 0.7 * self._rate + 0.3 * rate if self._rate else rate
         self.tokens = min(max(int(self._rate * TARGET_SECONDS), LEAST_BUDGET), self._most)
 
-    def halve(self) -> None:
-        """The device was out of memory; it is not tried with as much again."""
-        self.tokens = self._most = max(self.tokens // 2, 1)
+    def halve(self, tokens: int) -> None:
+        """The device was out of memory with so many tokens; it is not tried with as many again."""
+        self.tokens = self._most = max(min(self.tokens, tokens) // 2, 1)
 
     def settle(self) -> None:
         """A whole batch went well with the budget as it is."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ingestd.journal import removal
 from ingestd.journal.reading import at, counts, find, history, troubles
@@ -30,6 +31,7 @@ __all__ = [
     "Row",
     "SourceRow",
     "SourceSettings",
+    "Taken",
     "Verdict",
     "at",
     "configure",
@@ -50,6 +52,15 @@ TOMBSTONE_DELAY = 3.0
 """Seconds a deletion waits, so that the other half of a move can take over the vectors."""
 
 
+class Taken(NamedTuple):
+    """What became of the differences that a scan for a batch reported."""
+
+    joined: int
+    """Files that now belong to the batch."""
+    done: Counter[str]
+    """States of those that need no work any more."""
+
+
 class Journal(Writer):
     """What is known of every file. See the module's docstring."""
 
@@ -68,12 +79,13 @@ class Journal(Writer):
 
         return await self.run(call)
 
-    async def take(self, source: str, changes: Sequence[Change], batch: int | None = None) -> int:
-        """Journal settled differences; returns how many files now belong to the batch."""
+    async def take(self, source: str, changes: Sequence[Change], batch: int | None = None) -> Taken:
+        """Journal settled differences."""
 
-        def call(db: sqlite3.Connection) -> int:
+        def call(db: sqlite3.Connection) -> Taken:
             now = time.time()
             joined = 0
+            done: Counter[str] = Counter()
             for change in changes:
                 key = (source, change.path)
                 if change.stat is None:
@@ -92,11 +104,15 @@ class Journal(Writer):
                     continue
                 joined += 1
                 if change.known:
-                    db.execute(
-                        "UPDATE documents SET batch = ?, retry_at = 0,"
-                        " state = CASE state WHEN 'failed' THEN 'queued' ELSE state END WHERE source = ? AND path = ?",
+                    (state,) = db.execute(
+                        "UPDATE documents SET retry_at = 0,"
+                        " state = CASE state WHEN 'failed' THEN 'queued' ELSE state END,"
+                        " batch = CASE WHEN state IN ('queued', 'running', 'failed') THEN ? ELSE batch END"
+                        " WHERE source = ? AND path = ? RETURNING state",
                         (batch, *key),
-                    )
+                    ).fetchone() or ("removed",)
+                    if state not in ("queued", "running"):  # it was done while the scan went on
+                        done[state] += 1
                     continue
                 stat = change.stat
                 (id,) = db.execute(
@@ -115,7 +131,7 @@ class Journal(Writer):
                 ).fetchone()  # fmt: skip
                 if change.restless:  # its attempts count on, since it may change during each of them
                     note(db, id, f"taken although it kept changing for {change.restless:.0f} s")
-            return joined
+            return Taken(joined, done)
 
         return await self.run(call)
 

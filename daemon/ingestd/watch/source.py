@@ -405,6 +405,8 @@ class Source:
                 row = rows.get(path)
                 if self._agrees(path, stat, row):
                     self._outbox.withdraw(path)
+                    if self.frame.once and stat is not None and self._outbox.flying(path) is None:
+                        self._known(path, stat)  # it came into the journal meanwhile, and counts for the batch
                     continue
                 if stat is None:
                     doubt = self._doubt(path, row[5] if row is not None else None)
