@@ -54,7 +54,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def attempt(place: Place, *, size: int = 0, limits: LoaderLimits = LIMITS, number: int = 1) -> Attempt:
-    return Attempt(row(number), cast(Worker, place), b"/f", limits, size, started=1000.0, alone=False)
+    return Attempt(
+        row=row(number), worker=cast(Worker, place), path=b"/f", limits=limits, size=size, started=1000.0, alone=False
+    )
 
 
 @pytest.fixture

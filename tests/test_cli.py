@@ -28,11 +28,11 @@ from ingestd.errors import IndexMismatchError, IngestdError, ModelError, Unreach
 
 NAMES = [
     "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "completion", "retry",
-    "wait", "pause", "resume", "confirm-deletes", "reload", "reindex",
+    "wait", "pause", "resume", "confirm-deletes", "reload", "reindex", "try",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
-    "check-config", "plugins", "doctor",
+    "check-config", "plugins", "doctor", "try",
 ]  # fmt: skip
 
 Invoke = Callable[..., Result]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ingestd.library import AsyncLibrary, Hit, Library, Result
+    from ingestd.library import AsyncLibrary, Chunk, Document, Hit, Library, Result
 
 __version__ = "0.1.0"
-__all__ = ["AsyncLibrary", "Hit", "Library", "Result", "__version__"]
+__all__ = ["AsyncLibrary", "Chunk", "Document", "Hit", "Library", "Result", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

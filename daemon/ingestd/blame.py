@@ -33,25 +33,18 @@ SCRATCH_LIMIT = 4 << 30
 """Bytes that one attempt may keep in its scratch directory."""
 
 
-@dataclass(eq=False)
-class Attempt:
-    """One file in one load worker. Times are monotonic seconds."""
+@dataclass(eq=False, kw_only=True)
+class Loading:
+    """One file in one load worker, under limits. Times are monotonic seconds."""
 
-    row: Row
     worker: Worker
-    path: bytes
     limits: LoaderLimits
     size: int
     started: float
-    alone: bool
-    loader: str = ""
-    tag: str = ""
-    """The loader and its version, once the file is identified."""
-    digest: bytes | None = None
     expired: str | None = None
     """The limit that bound it."""
-    seconds: float = 0.0
-    """That loading took, once it is done."""
+    memory: int = 0
+    """The most that its worker and all below it were seen to have, in bytes."""
     place: str = ""
     """Where it was when it was last looked at."""
     steps: int = -1
@@ -66,21 +59,36 @@ class Attempt:
         return self.limits.deadline + self.limits.deadline_per_mb * self.size / 1e6
 
 
+@dataclass(eq=False, kw_only=True)
+class Attempt(Loading):
+    """The loading of a file that the journal has."""
+
+    row: Row
+    path: bytes
+    alone: bool
+    loader: str = ""
+    tag: str = ""
+    """The loader and its version, once the file is identified."""
+    digest: bytes | None = None
+    seconds: float = 0.0
+    """That loading took, once it is done."""
+
+
 class Watchman:
     """Looks at all running attempts and ends those that exceed a limit, within a second of it."""
 
     def __init__(self, on_still: Callable[[], None] = lambda: None) -> None:
-        self.attempts: set[Attempt] = set()
+        self.attempts: set[Loading] = set()
         self._on_still = on_still
         self._ending: set[asyncio.Task[None]] = set()
 
-    def begin(self, attempt: Attempt) -> None:
+    def begin(self, attempt: Loading) -> None:
         attempt.moved = attempt.started
         attempt.delay_before = process.run_delay(attempt.worker.pid)
         attempt.steps = attempt.worker.progress()[0]
         self.attempts.add(attempt)
 
-    def finish(self, attempt: Attempt) -> None:
+    def finish(self, attempt: Loading) -> None:
         self.attempts.discard(attempt)
 
     async def run(self) -> None:
@@ -103,7 +111,7 @@ class Watchman:
                     self._ending.add(task)
                     task.add_done_callback(self._ending.discard)
 
-    def _exceeded(self, attempt: Attempt, now: float, turn: int) -> str | None:
+    def _exceeded(self, attempt: Loading, now: float, turn: int) -> str | None:
         worker, limits = attempt.worker, attempt.limits
         delay = process.run_delay(worker.pid)
         starved = (delay - attempt.delay_before) / 1e9
@@ -123,13 +131,15 @@ class Watchman:
             return f"deadline of {attempt.deadline:.3g} s exceeded at {place}"
         if now - attempt.moved > limits.idle_deadline:
             return f"idle_deadline of {limits.idle_deadline:.3g} s exceeded: no progress since {place}"
-        if turn % 2 and process.group_rss(worker.pid) > limits.memory:
+        memory = process.group_rss(worker.pid) if turn % 2 else 0
+        attempt.memory = max(attempt.memory, memory)
+        if memory > limits.memory:
             return f"memory limit of {limits.memory >> 20} MiB exceeded at {place}"
         if turn % 20 == 10 and spent > 1 and (used := scratch_size(worker.scratch)) > SCRATCH_LIMIT:
             return f"scratch limit of {SCRATCH_LIMIT >> 20} MiB exceeded: {used >> 20} MiB at {place}"
         return None
 
-    async def _end(self, attempt: Attempt, reason: str) -> None:
+    async def _end(self, attempt: Loading, reason: str) -> None:
         attempt.expired = reason
         attempt.worker.capture_stack()
         await asyncio.sleep(STACK_WAIT)

@@ -263,6 +263,23 @@ def plugins(config: Config) -> list[dict[str, Any]]:
     return asyncio.run(alone())
 
 
+def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:
+    """Load one file in a worker of its own and say all about it; nothing is journaled or indexed."""
+    path = os.path.abspath(path)
+    control = connect(config)
+    if control is not None:
+        with control:
+            return control.call("try", path=path, loader=loader)
+
+    async def alone() -> dict[str, Any]:
+        async with Daemon(config, watching=False) as daemon:
+            daemon.dispatcher.draining = True
+            (told,) = [told async for told in daemon.trials.answer(path, loader)]
+            return told
+
+    return asyncio.run(alone())
+
+
 def reindex(config: Config) -> dict[str, Any]:
     """Drop the index and queue every file; the next run makes it anew with the configuration as it is now."""
     with locked(config) as db:

@@ -36,6 +36,7 @@ from ingestd.reloading import reload
 from ingestd.sandbox import low_oom_score
 from ingestd.slots import Pool, Turns
 from ingestd.supervisor import Worker, WorkerDied, remove_tree
+from ingestd.trying import Trials
 from ingestd.types import Hit, display
 from ingestd.watching import Watching
 
@@ -132,6 +133,8 @@ class Daemon:
         await self._note_sources()
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
         await self.plugins.probe(self.scratch, self._prefix)
+        self.trials = Trials(self, f"{self._prefix}.load.try")
+        self._closing.push_async_callback(self.trials.close)
         self.plugins.check(self.config)
         if revived := await self.journal.revive(self.plugins.loaders):
             log.info("%d files get another try, since the loaders changed", revived)
@@ -203,14 +206,14 @@ class Daemon:
 
     async def configure(self, config: Config) -> None:
         """Bring other sources, limits and loaders into force."""
-        settings = self._load_settings(0)
+        settings = self.load_settings(0)
         self.config = config
         self.dispatcher.configure(config)
         await self._note_sources()
-        if self._load_settings(0) != settings:
+        if self.load_settings(0) != settings:
             self._renew_load()
-        self.load_pool.resize(self._load_workers)
-        self.dispatcher.turns[""].size = self._load_workers
+        self.load_pool.resize(self.load_workers)
+        self.dispatcher.turns[""].size = self.load_workers
         self.dispatcher.wake()
         if self.watching_sources:
             await self.watching.follow(config.watch)
@@ -240,20 +243,21 @@ class Daemon:
         log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason)
 
     @property
-    def _load_workers(self) -> int:
+    def load_workers(self) -> int:
+        """Files loaded at once."""
         return self.config.load.workers or len(os.sched_getaffinity(0))
 
     async def _pools(self) -> None:
-        workers = self._load_workers
+        workers = self.load_workers
         self.dispatcher.turns[""] = Turns(workers)
-        self.load_pool = self._pool("load", workers, self._load_settings, self.dispatcher.serve, spare=True)
+        self.load_pool = self._pool("load", workers, self.load_settings, self.dispatcher.serve, spare=True)
         self.load_pools = [self.load_pool]
         for name, own in self.config.load.loaders.items():
             if own.get("workers"):
                 self.dispatcher.own_pools.add(name)
                 self.dispatcher.turns[name] = Turns(own["workers"])
                 serve = functools.partial(self.dispatcher.serve, pool=name)
-                self.load_pools.append(self._pool("load", own["workers"], self._load_settings, serve, spare=True))
+                self.load_pools.append(self._pool("load", own["workers"], self.load_settings, serve, spare=True))
         await self.journal.unroute(sorted(self.dispatcher.own_pools))
         self.encode_pool = self._pool("encode", 1, self._encode_settings, self._serve_encoder)
         self.encoders.pool = self.encode_pool
@@ -343,7 +347,8 @@ class Daemon:
              self.config.chunk.max_tokens, self.config.chunk.overlap]
         )  # fmt: skip
 
-    def _load_settings(self, number: int) -> dict[str, Any]:
+    def load_settings(self, number: int) -> dict[str, Any]:
+        """What a load worker is told at its start."""
         encode, load = self.config.encode, self.config.load
         # The sources and what `ingest` was given; never the state directory, though it may lie below them, and nothing
         # that does not answer: to put it into the rules of the sandbox would take as long.
@@ -531,6 +536,9 @@ class Daemon:
                 yield {"files": files}
             case "reload":
                 yield await self.reload()
+            case "try":
+                async for told in self.trials.answer(**arguments):
+                    yield told
             case "plugins":
                 yield {"plugins": reports.plugins(self.plugins.manifest, self.plugins.blocked)}
             case "stop":

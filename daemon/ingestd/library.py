@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ingestd.errors import AlreadyRunningError, UnreachableError, UsageError
+from ingestd.errors import AlreadyRunningError, FileError, UnreachableError, UsageError
 from ingestd.paths import exists
 
 if TYPE_CHECKING:
@@ -68,6 +68,38 @@ class Hit:
     chunk_id: str
     ordinal: int
     """Position in the document, from 0."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage of a document, as it would be indexed."""
+
+    text: str
+    ordinal: int
+    """Position in the document, from 0."""
+    tokens: int
+    """That the model sees, its prompt included."""
+    page: int | None
+    headings: tuple[str, ...]
+    """Under which it stands, the outermost first."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a loader made of a file."""
+
+    path: str
+    """Absolute, as `os.fsdecode` gives it."""
+    title: str | None
+    media_type: str
+    loader: str
+    """Its name and version."""
+    chunks: tuple[Chunk, ...]
+    partial: str | None
+    """Why the text ends before the file does, where it does."""
+    warnings: tuple[str, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -166,6 +198,37 @@ class Library:
             parts.append(np.frombuffer(answer["vectors"], np.float32).reshape(-1, answer["dims"]))
         return np.concatenate(parts)
 
+    def load(self, path: PathLike, *, loader: str | None = None) -> Document:
+        """Read one file as `ingest` would, into chunks, and index nothing.
+
+        `loader`: have this one read it, whatever the file is. Raises `FileError` with the reason where it cannot be
+        loaded, whether the file is at fault or its loader; notes of the exception then hold stack and output.
+        """
+        found = os.path.abspath(os.fsencode(path))
+        if not exists(found):
+            raise UsageError(f"there is no {os.fsdecode(found)}")
+        chunks = []
+        told: dict[str, Any] = {}
+        for told in self._stream("try", path=found, loader=loader, fresh=False, whole=True):
+            if "state" not in told:
+                chunks += [Chunk(**{**chunk, "headings": tuple(chunk["headings"])}) for chunk in told["chunks"]]
+        if told["state"] not in ("loaded", "partial"):
+            error = FileError(f"{told['path']}: {told['reason']}")
+            for note in (told["detail"], told["output"]):
+                if note:
+                    error.add_note(note)
+            raise error
+        return Document(
+            path=os.fsdecode(found),
+            title=told["title"],
+            media_type=told["media_type"],
+            loader=told["loader"],
+            chunks=tuple(chunks),
+            partial=told["reason"],
+            warnings=tuple(told["warnings"]),
+            metadata=told["metadata"],
+        )
+
     def status(self) -> dict[str, Any]:
         """The same as `ingestd status --json`."""
         return self._call("status")
@@ -250,6 +313,10 @@ class AsyncLibrary:
     async def encode(self, texts: Sequence[str], *, query: bool = False) -> npt.NDArray[np.float32]:
         """See `Library.encode`."""
         return await asyncio.to_thread(self._library.encode, texts, query=query)
+
+    async def load(self, path: PathLike, *, loader: str | None = None) -> Document:
+        """See `Library.load`."""
+        return await asyncio.to_thread(self._library.load, path, loader=loader)
 
     async def status(self) -> dict[str, Any]:
         """See `Library.status`."""

@@ -21,6 +21,7 @@ import msgspec
 from ingestd import process, sandbox
 from ingestd.channel import FRAME_LIMIT, Channel, encode, read_blob, write_blob
 from ingestd.chunk import Chunker
+from ingestd.contract import Inspection
 from ingestd.detect import Detected, Detector
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
@@ -97,6 +98,7 @@ class LoadWorker:
         self.detector = detector
         self.chunker = chunker
         self.pid = os.getpid()
+        self.inspection: Inspection | None = None
         os.umask(UMASK)
         self.fit = self._condition()
 
@@ -115,6 +117,7 @@ class LoadWorker:
         answer: Loaded | LoadFailed | None
         descriptors: list[int] = []
         leave = False
+        self.inspection = None
         try:
             scratch.mkdir(mode=0o700)
             answer, descriptors = self._load(job, scratch)
@@ -132,6 +135,8 @@ class LoadWorker:
         if answer is None:
             return
         self._clean(scratch)
+        if self.inspection is not None:
+            descriptors.append(write_blob([msgspec.msgpack.encode(self.inspection.yielded())], scratch.parent))
         if leave or self._condition() != self.fit or self._children():
             answer = msgspec.structs.replace(answer, leave=True)
         try:
@@ -151,6 +156,8 @@ class LoadWorker:
             digest = digest_of(stream)
             step("detecting the type")
             detected = self.detector.detect(stream, display(os.path.basename(job.path)))
+            if job.loader is not None:
+                detected = chosen(detected, self.loaders[job.loader])
             stream.seek(0)
             loader = self.loaders[detected.loader] if detected.loader is not None else None
             self.channel.send(
@@ -173,7 +180,9 @@ class LoadWorker:
             assert isinstance(answer, Proceed)
             known = read_blob(descriptors[0]) if descriptors else b""
             file, cut = open_file(job, scratch, stream, detected, answer)
-            reading = Reading(file, loader, answer.limits, cut)
+            if answer.show:
+                self.inspection = Inspection(answer.show)
+            reading = Reading(file, loader, answer.limits, cut, self.inspection)
             try:
                 chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
             except Exception:
@@ -251,9 +260,17 @@ class LoadWorker:
 class Reading:
     """One pass over a loader's elements, up to the limit of text."""
 
-    def __init__(self, file: File, loader: Loader, limits: dict[str, Any], partial: str | None) -> None:
+    def __init__(
+        self,
+        file: File,
+        loader: Loader,
+        limits: dict[str, Any],
+        partial: str | None,
+        inspection: Inspection | None = None,
+    ) -> None:
         self.file = file
         self.loader = loader
+        self.inspection = inspection
         self.max_text = limits["max_text"]
         self.quarantine = limits["on_limit"] == "quarantine"
         self.partial = partial
@@ -265,6 +282,8 @@ class Reading:
         step(place)
         for element in self.loader.load(self.file):
             number += 1
+            if self.inspection is not None:
+                self.inspection.look(element)
             if isinstance(element, Part):
                 step(place)
                 self.file.warn(f"the file {one_line(element.name, 100)!r} inside it is not read")
@@ -286,6 +305,14 @@ class Reading:
                 step(place)
             if self.partial is not None and characters > self.max_text:
                 return
+
+
+def chosen(detected: Detected, loader: Loader) -> Detected:
+    """The file as this loader is to see it, whoever it would go to otherwise."""
+    suffix = detected.suffix
+    if suffix not in loader.suffixes and loader.suffixes:
+        suffix = loader.suffixes[0]
+    return detected._replace(loader=loader.name, suffix=suffix)
 
 
 def clean(element: Element) -> Element:

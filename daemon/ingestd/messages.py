@@ -87,6 +87,8 @@ class Load(Frame, frozen=True, kw_only=True):
     follow_links: bool = False
     scratch: str
     """Directory of this attempt, made and removed by the supervisor."""
+    loader: Short | None = None
+    """Have this one load it, whatever the file is."""
 
 
 class Identified(Frame, frozen=True, kw_only=True):
@@ -109,12 +111,35 @@ class Proceed(Frame, frozen=True, kw_only=True):
     the file changed meanwhile)."""
     options: dict[str, Any] = {}
     """The loader's own options."""
+    show: Count = 0
+    """Hand over what the loader yielded, the first so many elements: a further descriptor, a blob of `Yielded`."""
 
 
 class Drop(Frame, frozen=True, kw_only=True):
     """Do not load it: the index has this content already, or no loader takes it."""
 
     job: int
+
+
+class Shown(msgspec.Struct, frozen=True, array_like=True):
+    """An element as a person looks at it."""
+
+    kind: str
+    page: int | None
+    level: int | None
+    text: str
+    """Its beginning."""
+    length: int
+    """Characters of all of it."""
+
+
+class Yielded(msgspec.Struct, frozen=True):
+    """What a loader yielded, for those who look at it."""
+
+    elements: int
+    shown: list[Shown]
+    faults: list[str]
+    """Where it does not keep to the contract of loaders, see `contract`."""
 
 
 UNKNOWN_TOKENS = "tokens are unknown to the model"

@@ -150,6 +150,13 @@ def group_rss(pid: int) -> int:
     return total
 
 
+def peak_rss(pid: int) -> int:
+    """The most bytes that were ever resident in the process itself; 0: it is gone."""
+    status = _read(f"/proc/{pid}/status")
+    begin = status.find(b"VmHWM:")
+    return int(status[begin + 6 :].split(None, 1)[0]) * 1024 if begin >= 0 else 0
+
+
 def run_delay(pid: int) -> int:
     """Nanoseconds that the main thread of a process was ready to run but got no processor; 0 where unknown."""
     fields = _read(f"/proc/{pid}/schedstat").split()

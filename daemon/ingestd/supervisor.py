@@ -300,6 +300,15 @@ class Worker:
         counter, place = self._page.read()
         return counter, one_line(place, limit)
 
+    @property
+    def output(self) -> str:
+        """The end of what it printed with the file in hand, while it lives."""
+        self._read_output()
+        return self._output_tail()
+
+    def _output_tail(self) -> str:
+        return b"".join(self._tail)[-OUTPUT_TAIL:].decode("utf-8", "replace").strip()
+
     def detail(self) -> str:
         """For `why`: last place, stack, and the tail of the output."""
         _, place = self.progress()
@@ -308,7 +317,7 @@ class Worker:
             parts.append(f"last element: {place}")
         if stack := self.stack.strip():
             parts.append(f"stack:\n{stack}")
-        if output := b"".join(self._tail)[-OUTPUT_TAIL:].decode("utf-8", "replace").strip():
+        if output := self._output_tail():
             parts.append(f"output:\n{output}")
         return "\n".join(parts)
 

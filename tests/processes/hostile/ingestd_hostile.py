@@ -209,6 +209,18 @@ class HostileLoader:
     def wrong_type(self, file: File, text: str) -> Iterator[Element]:
         yield 42  # type: ignore[misc]
 
+    def faulty(self, file: File, text: str) -> Iterator[Element]:
+        """Nothing that a daemon could not mend, and a fault each all the same."""
+        yield Element("", page=2)  # it only says that there is progress
+        yield Element("back", page=1)
+        yield Element("cut \ud83d", page=3)
+        yield Element("bell\a", kind="para")  # type: ignore[arg-type]
+        yield Element("Top", kind="heading")
+        yield Element("deep", level=2)
+        yield Element(" \n", metadata={"when": object()})
+        yield Element("zero", page=0)
+        print("a word on standard output", flush=True)
+
     # --- the channel and the state of the process -------------------------------------------------------------
 
     def _channel(self) -> socket.socket:
