@@ -34,10 +34,10 @@ from ingestd.messages import (
     Start,
     Stop,
 )
+from ingestd.testing import sink_cases
+from ingestd.testing.sink_cases import DIMS, FINGERPRINT, document, replace
 from ingestd.types import Hit, Replace
 from ingestd_plugins import sqlite, sqlite_file, sqlite_write, terms
-from tests import sink_cases
-from tests.sink_cases import DIMS, FINGERPRINT, document, replace
 
 _NOTHING = sink_cases.vector("nothing like it")
 

@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestd.errors import ConfigError, IndexMismatchError, IndexUnavailableError, IngestdError
+from ingestd.testing import sink_cases
+from ingestd.testing.sink_cases import DIMS, FINGERPRINT, ask, contents, document, replace
 from ingestd.types import Query, Remove, Replace, Written
 from ingestd_plugins import sqlite_file
 from ingestd_plugins.fusion import fuse, rarity, votes
 from ingestd_plugins.sqlite import SqliteSink
 from ingestd_plugins.sqlite_search import coverages, glob_pattern
 from ingestd_plugins.terms import coverage, match_expression, prepare, question_words
-from tests import sink_cases
-from tests.sink_cases import DIMS, FINGERPRINT, ask, contents, document, replace
 
 
 @pytest.fixture
@@ -217,8 +217,8 @@ def test_an_abandoned_reader_does_no_harm(sink: SqliteSink) -> None:
 
 def test_readable_after_its_writer_was_killed(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from tests import sink_cases\n"
-        "sink = sink_cases.CASES[0].open(Path(sys.argv[1]))\n"
+        "import os, signal, sys; from pathlib import Path; from ingestd.testing import sink_cases\n"
+        "sink = sink_cases.Case('sqlite').open(Path(sys.argv[1]))\n"
         "sink.write([sink_cases.replace('a.txt', ['alpha'])])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -41,6 +41,8 @@ class Loading:
     limits: LoaderLimits
     size: int
     started: float
+    alone: bool = False
+    """No other file was loaded beside it."""
     expired: str | None = None
     """The limit that bound it."""
     memory: int = 0
@@ -65,7 +67,6 @@ class Attempt(Loading):
 
     row: Row
     path: bytes
-    alone: bool
     loader: str = ""
     tag: str = ""
     """The loader and its version, once the file is identified."""

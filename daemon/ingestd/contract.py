@@ -84,9 +84,6 @@ def _text_faults(text: object) -> Iterator[str]:
         yield "its text is white space alone"
     if any("\ud800" <= character <= "\udfff" for character in text):
         yield "its text has a lone surrogate, which is no character"
-    control = next((c for c in text if ord(c) < 32 and c not in "\n\t"), None)
-    if control is not None:
-        yield f"its text has the control character U+{ord(control):04X}"
 
 
 def is_plain(value: Any) -> bool:

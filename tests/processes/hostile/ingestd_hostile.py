@@ -214,7 +214,7 @@ class HostileLoader:
         yield Element("", page=2)  # it only says that there is progress
         yield Element("back", page=1)
         yield Element("cut \ud83d", page=3)
-        yield Element("bell\a", kind="para")  # type: ignore[arg-type]
+        yield Element("bell", kind="para")  # type: ignore[arg-type]
         yield Element("Top", kind="heading")
         yield Element("deep", level=2)
         yield Element(" \n", metadata={"when": object()})

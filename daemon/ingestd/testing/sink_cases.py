@@ -1,10 +1,8 @@
-"""What the contract suite runs over: the sinks, made-up documents for them, and a process to be killed in mid-write.
-
-A further sink takes part by a line in `CASES`.
-"""
+"""What sinks are tried with: made-up documents, and a process to be killed in mid-write."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ingestd import plugins
+from ingestd.errors import UsageError
 from ingestd.types import (
     Chunk,
     Document,
@@ -49,12 +48,13 @@ class Case:
 
     def open(self, directory: Path, fingerprint: Fingerprint = FINGERPRINT, *, readonly: bool = False) -> Sink:
         """A sink object of its own, as another process would have it."""
-        sink = plugins.discover("sinks").sinks[self.name]
+        registry = plugins.discover("sinks")
+        if self.name not in registry.sinks:
+            told = "".join(f"; {error.plugin}: {error.reason}" for error in registry.errors)
+            raise UsageError(f"there is no sink {self.name!r}; installed: {', '.join(registry.sinks)}{told}")
+        sink = registry.sinks[self.name]
         sink.open(directory, fingerprint, self.options, readonly=readonly)
         return sink
-
-
-CASES = [Case("sqlite")]
 
 
 def vector(text: str) -> bytes:
@@ -152,12 +152,12 @@ def carry_out(case: Case, directory: Path, seed: int, start: int) -> None:
     sink.close()
 
 
-def main(name: str, directory: str, seed: str) -> None:
+def main(name: str, options: str, directory: str, seed: str) -> None:
     """For each number on standard input, carry out the script from there on in a process that can be killed.
 
     The processes are forked from this one, which has opened nothing, since an import of numpy costs more than the test.
     """
-    case = next(case for case in CASES if case.name == name)
+    case = Case(name, json.loads(options))
     plugins.discover("sinks")
     for line in sys.stdin:
         child = os.fork()
@@ -166,7 +166,3 @@ def main(name: str, directory: str, seed: str) -> None:
             carry_out(case, Path(directory), int(seed), int(line))
             os._exit(0)
         say(f"exit {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,67 @@
+"""The bundled loaders under the contract of all loaders, see `ingestd.testing`."""
+
+from __future__ import annotations
+
+from ingestd.plugins import discover
+from ingestd.testing import LoaderContract
+from tests import corpus
+
+SAMPLES = {f"sample{suffix}": data for suffix, data in corpus.samples().items()}
+"""One document of each format."""
+TAKEN: dict[str, dict[str, bytes]] = {}
+for _name, _loader in discover("loaders").loaders.items():
+    TAKEN[_name] = {name: data for name, data in SAMPLES.items() if name.removeprefix("sample") in _loader.suffixes}
+
+
+class TestText(LoaderContract):
+    loader = "text"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestHtml(LoaderContract):
+    loader = "html"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestTables(LoaderContract):
+    loader = "tables"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestJson(LoaderContract):
+    loader = "json"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestPdf(LoaderContract):
+    loader = "pdf"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestWord(LoaderContract):
+    loader = "word"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestSlides(LoaderContract):
+    loader = "slides"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestSheets(LoaderContract):
+    loader = "sheets"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+def test_none_of_the_bundled_ones_is_left_out() -> None:
+    held = {contract.loader: contract.samples for contract in LoaderContract.__subclasses__()}
+    assert {name for name, samples in TAKEN.items() if samples} <= held.keys()
+    assert sum(len(TAKEN[name]) for name in held) == len(SAMPLES)
