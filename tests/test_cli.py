@@ -29,6 +29,7 @@ from ingestd.errors import IndexMismatchError, IngestdError, ModelError, Unreach
 NAMES = [
     "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "completion", "retry",
     "wait", "pause", "resume", "confirm-deletes", "reload", "reindex", "try",
+    "new-plugin",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",

@@ -16,6 +16,7 @@ import pytest
 
 import ingestd
 from ingestd.config import DEFAULT_MODEL
+from tests.packages import install_offline
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,7 @@ def run(command: str, home: Path, **environment: str) -> subprocess.CompletedPro
     own = {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTEST_ADDOPTS": "",
         "INGESTD_STATE_DIR": str(home / "state"),
         "INGESTD_ENCODE__ENGINE": "hashing",
         "INGESTD_ENCODE__MODEL": "hashing-256",
@@ -103,24 +105,39 @@ def test_the_other_commands_and_options_that_readme_names_exist(home: Path) -> N
         assert option in options
 
 
-def test_the_guides_loader_works(home: Path) -> None:
-    """Installed as the guide says, it makes a calendar searchable."""
-    site = home / "site"
-    entry_points = tomllib.loads(blocks(GUIDE, "toml")[0])["project"]["entry-points"]["ingestd"]
-    (module,) = entry_points.values()
-    (code,) = blocks(GUIDE, "python")
-    (site / "calendar-1.dist-info").mkdir(parents=True)
-    (site / f"{module}.py").write_text(code)
-    (site / "calendar-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: calendar\nVersion: 1\n")
-    names = "".join(f"{name} = {value}\n" for name, value in entry_points.items())
-    (site / "calendar-1.dist-info" / "entry_points.txt").write_text(f"[ingestd]\n{names}")
+def test_the_guide_leads_from_nothing_to_an_installed_tested_loader(home: Path) -> None:
+    """Its commands in their order, with its files. pip is not asked: what it would install is built and unpacked."""
+    begin, then = blocks(section(GUIDE, "A loader, from nothing"), "sh")
+    loader, tests = blocks(section(GUIDE, "A loader, from nothing"), "python")
+    (sample,) = blocks(GUIDE, "text")
+    steps = f"{begin}{loader}{tests}{sample}{then}".splitlines()
+    assert len([line for line in steps if line.strip()]) < 60
+    assert len([line for line in loader.splitlines() if line.strip()]) < 40
+
+    new, enter = begin.splitlines()
+    assert run(new, home).returncode == 0
+    assert shlex.split(enter)[0] == "cd"
+    project = home / shlex.split(enter)[1]
+    (project / "tests" / "samples" / "example.ics").write_text(sample)
+    assert (project / "ingestd_calendar.py").exists()
+    (project / "ingestd_calendar.py").write_text(loader)
+    assert tests in (project / "tests" / "test_calendar.py").read_text(), "the tests are there already"
+
+    install, *commands = then.splitlines()
+    assert install.startswith("pip install -e ")
+    path = install_offline(project, home / "site")
+    answers = {line: run(line, project, PYTHONPATH=path) for line in commands}
+    for line, answer in answers.items():
+        assert answer.returncode == 0, f"{line}: {answer.stdout}{answer.stderr}"
+    test, plugins, look = answers.values()
+    assert re.search(r"\b6 passed", test.stdout), test.stdout
+    assert re.search(r"loader +calendar +1 +\.ics +ingestd-calendar 0\.1\.0", plugins.stdout)
+    assert "Count badgers, below the viaduct" in look.stdout
+
     diary = home / "diary"
     diary.mkdir()
-    events = ["BEGIN:VCALENDAR", "BEGIN:VEVENT", "DTSTART;TZID=UTC:20300102", "SUMMARY:Count badgers"]
-    (diary / "year.ics").write_text("\r\n".join([*events, "LOCATION:below the viaduct", "END:VEVENT", "END:VCALENDAR"]))
+    shutil.copy(project / "tests" / "samples" / "example.ics", diary / "year.ics")
     (diary / "empty.ics").write_text("nothing of the kind")
-
-    path = str(site)
     done = run("ingestd ingest diary", home, PYTHONPATH=path)
     assert done.returncode == 1, done.stdout + done.stderr
     (hit,) = json.loads(run("ingestd search --json badgers viaduct", home, PYTHONPATH=path).stdout)
@@ -129,6 +146,14 @@ def test_the_guides_loader_works(home: Path) -> None:
     assert hit["metadata"]["start"] == "20300102"
     why = run("ingestd why diary/empty.ics", home, PYTHONPATH=path)
     assert "it does not begin as a calendar does" in why.stdout
+
+
+def test_the_contracts_of_engines_and_sinks_are_used_as_the_guide_says(home: Path) -> None:
+    (code,) = blocks(section(GUIDE, "Engines and sinks"), "python")
+    (home / "test_mine.py").write_text(code)
+    done = run("python -m pytest -q -k 'test_vectors or test_remove or test_rekey' test_mine.py", home)
+    assert re.search(r"\b\d+ passed", done.stdout), done.stdout
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
 from ingestd.cli.group import command
 from ingestd.cli.invocation import FAILED, Invocation, absolute_paths, as_json, in_base64, print_json
 from ingestd.errors import UsageError
+from ingestd.paths import exists
 
 
 @command("try")
@@ -30,7 +32,7 @@ def try_file(invocation: Invocation, file: str, loader: str | None, json: bool, 
     """
     config = invocation.config()
     path = absolute_paths([file], base64)[0]
-    if not os.path.lexists(path):
+    if not exists(path):
         raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
     from ingestd import commands, log
 
@@ -43,3 +45,29 @@ def try_file(invocation: Invocation, file: str, loader: str | None, json: bool, 
 
         views.show(trials.tried(told))
     return 0 if told["state"] in ("loaded", "partial") else FAILED
+
+
+@command("new-plugin")
+@click.argument("name")
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--suffix", metavar=".SUFFIX", help="What its files end in. [default: .NAME]")
+@click.pass_obj
+def new_plugin(invocation: Invocation, name: str, directory: Path | None, suffix: str | None) -> None:
+    """Write a package with a loader to begin with, and tests that pass at once.
+
+    Into DIRECTORY, else into ingestd-NAME below the working directory.
+
+    \b
+    Examples:
+      ingestd new-plugin calendar
+      ingestd new-plugin calendar ~/src/ingestd-calendar --suffix .ics
+    """
+    import shlex
+
+    from ingestd import template
+    from ingestd.cli.printable import clean_line
+
+    written = template.write(name, directory, suffix)
+    for path in written:
+        click.echo(clean_line(path))
+    click.echo(f"try: cd {shlex.quote(str(written[0].parent))} && pip install -e . && python -m pytest", err=True)
