@@ -37,6 +37,10 @@ BROKEN = {
         HEAD + "Loader.name = 'text'\n@hookimpl\ndef register_loaders(): return [Loader()]",
         "loader 'text' is registered already",
     ),
+    "signature": (
+        HEAD + "Loader.load = lambda self: None\n@hookimpl\ndef register_loaders(): return [Loader()]",
+        "Loader.load() cannot be called with 1 arguments: too many positional arguments",
+    ),
     "no_engine": (HEAD + "@hookimpl\ndef register_engines(): return [Loader()]", "has no attribute 'tokenizer'"),
     "quits": ("raise SystemExit('goodbye')", "SystemExit: goodbye"),
 }

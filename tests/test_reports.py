@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ingestd import journal, reports
-from ingestd.config import Config, IndexTable, WatchTable
+from ingestd.config import Config, IndexTable, LoadTable, WatchTable
 from ingestd.errors import UsageError
 from ingestd.journal import Journal, SourceSettings
 from ingestd.messages import Change, Manifest, PluginError, PluginItem, Stat
@@ -156,9 +156,33 @@ def test_a_hit_has_the_promised_keys() -> None:
     ]  # fmt: skip
 
 
+def test_who_takes_a_suffix_and_who_lost_it() -> None:
+    items = [
+        PluginItem("loader", name, "1", suffixes, [], False, f"dist-{name} 1")
+        for name, suffixes in [("text", [".txt", ".md"]), ("notes", [".md", ".note"]), ("old", [".old", ".note"])]
+    ]
+    manifest = Manifest(items=items, errors=[])
+
+    def told(**loaders: dict[str, Any]) -> dict[str, tuple[list[str], dict[str, str | None]]]:
+        found = reports.plugins(manifest, [], LoadTable(loaders=loaders))
+        return {item["name"]: (item["takes"], item["lost"]) for item in found}
+
+    assert told() == {
+        "text": ([".md", ".txt"], {}), "notes": ([".note"], {".md": "text"}), "old": ([".old"], {".note": "notes"}),
+    }  # fmt: skip
+    assert told(notes={"suffixes": [".md", "TXT"]}) == {
+        "text": ([], {".txt": "notes", ".md": "notes"}), "notes": ([".md", ".note", ".txt"], {}),
+        "old": ([".old"], {".note": "notes"}),
+    }  # fmt: skip
+    assert told(notes={"disabled": True}, text={"disabled": True}) == {
+        "text": ([], {".txt": None, ".md": None}), "notes": ([], {".md": None, ".note": "old"}),
+        "old": ([".note", ".old"], {}),
+    }  # fmt: skip
+
+
 def test_plugins_name_what_does_not_work() -> None:
     manifest = Manifest(items=[PluginItem("sink", "sqlite")], errors=[PluginError("bad", "bad 1", "ImportError")])
-    told = reports.plugins(manifest, ["deadly"])
+    told = reports.plugins(manifest, ["deadly"], LoadTable())
     assert [(item["name"], item["error"]) for item in told] == [
         ("sqlite", None), ("bad", "ImportError"), ("deadly", "the probe did not survive it"),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -93,6 +94,16 @@ def kit(site: Path, tests: str) -> str:
     return done.stdout
 
 
+def said(config: Path, env: dict[str, str], *arguments: str) -> str:
+    """What a command prints, with the plugins that `env` finds."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ingestd", "--config", str(config), *arguments], env=env, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def contract(name: str, *, loader: str = "", more: str = "") -> str:
     return (
         f"class Test{name.title()}(LoaderContract):\n"
@@ -157,11 +168,17 @@ def test_the_plugin_that_is_written_passes_its_tests_at_once(tmp_path: Path) -> 
     )  # fmt: skip
     assert tested.returncode == 0, tested.stdout
     assert "6 passed" in tested.stdout
-    listed = subprocess.run(
-        [sys.executable, "-m", "ingestd", "--config", str(config), "plugins"], env=env, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert re.search(r"loader +field_notes +1 +\.field_notes +ingestd-field-notes 0\.1\.0", listed.stdout)
+    assert re.search(
+        r"loader +field_notes +1 +\.field_notes +ingestd-field-notes 0\.1\.0", said(config, env, "plugins")
+    )
+    # A suffix of a bundled loader is given to it.
+    config = write_config(tmp_path / "other", None, **{"load.field_notes": {"suffixes": [".md"]}})
+    (tmp_path / "a.md").write_text("= Not Markdown\n\nBut it reads like it.")
+    told = json.loads(said(config, env, "try", "--json", str(tmp_path / "a.md")))
+    assert (told["loader"], told["elements"][0]["text"]) == ("field_notes 1", "Not Markdown")
+    listed = said(config, env, "plugins")
+    assert re.search(r"loader +field_notes +1 +\.field_notes \.md +", listed)
+    assert re.search(r"^text \(ingestd .*\) claims \.md, which goes to field_notes", listed, re.MULTILINE)
     again = ingestd(config, "new-plugin", "field_notes", str(project))
     assert again.returncode == 2
     assert "is there already" in again.stderr

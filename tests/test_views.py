@@ -198,9 +198,22 @@ def test_plugins(width: int) -> None:
             "error": None,
         },
         {"kind": "plugin", "name": "bad", "distribution": "bad 1", "error": "ImportError: [no] x\x1b"},
+        {
+            "kind": "loader",
+            "name": "mine",
+            "suffixes": [".mine", ".pdf"],
+            "distribution": "mine 3",
+            "takes": [".mine"],
+            "lost": {".pdf": "pdf"},
+        },
+        {"kind": "loader", "name": "old", "suffixes": [".old"], "takes": [], "lost": {".old": None}, "disabled": True},
     ]
     text = shown(views.listed(plugins), width)
     fits(text, width)
+    words = " ".join(text.split())
+    assert 'mine (mine 3) claims .pdf, which goes to pdf: [load.mine] suffixes = [".pdf"] changes that' in words
+    assert "disabled" in text or width < 80
+    assert "old () claims" not in words
     assert ".pdf" in text
     assert "bad 1" in text
     assert "[no]" in text

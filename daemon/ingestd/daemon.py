@@ -540,7 +540,8 @@ class Daemon:
                 async for told in self.trials.answer(**arguments):
                     yield told
             case "plugins":
-                yield {"plugins": reports.plugins(self.plugins.manifest, self.plugins.blocked)}
+                plugins = self.plugins
+                yield {"plugins": reports.plugins(plugins.manifest, plugins.blocked, self.config.load)}
             case "stop":
                 yield {}
             case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -82,19 +83,38 @@ def _add(registry: Registry, hook: str, item: Any, distribution: str) -> None:
     )
 
 
-def _check(*attributes: str) -> Callable[[Any], None]:
+def _check(*attributes: str, **methods: int) -> Callable[[Any], None]:
+    """`methods`: how many arguments each is called with."""
+
     def check(item: Any) -> None:
         for attribute in attributes:
             if not hasattr(item, attribute):
                 raise TypeError(f"{type(item).__qualname__} has no attribute {attribute!r}")
         if not isinstance(item.name, str) or not item.name.isidentifier():
             raise TypeError(f"{type(item).__qualname__}.name must be an identifier, not {item.name!r}")
+        for method, number in methods.items():
+            _check_signature(item, method, number)
 
     return check
 
 
+def _check_signature(item: Any, method: str, number: int) -> None:
+    what = f"{type(item).__qualname__}.{method}"
+    function = getattr(item, method)
+    if not callable(function):
+        raise TypeError(f"{what} is a {type(function).__name__}, not a method")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return
+    try:
+        signature.bind(*range(number))
+    except TypeError as error:
+        raise TypeError(f"{what}{signature} cannot be called with {number} arguments: {error}") from None
+
+
 def _check_loader(item: Any) -> None:
-    _check("name", "version", "suffixes", "media_types", "load")(item)
+    _check("name", "version", "suffixes", "media_types", "load", load=1)(item)
     for suffix in item.suffixes:
         if not suffix.startswith(".") or suffix != suffix.lower():
             raise TypeError(f"{type(item).__qualname__}: suffix {suffix!r} must be lower case and start with a dot")
@@ -102,6 +122,6 @@ def _check_loader(item: Any) -> None:
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "loaders": _check_loader,
-    "engines": _check("name", "tokenizer", "load", "encode", "devices", "describe"),
-    "sinks": _check("name", "open", "write", "search", "documents", "chunk_ids", "count", "close"),
+    "engines": _check("name", "tokenizer", "load", "encode", "devices", "describe", load=3, encode=1),
+    "sinks": _check("name", "open", "write", "search", "documents", "chunk_ids", "count", "close", write=1, search=1),
 }

@@ -10,17 +10,18 @@ import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ingestd import journal
 from ingestd.config.units import spell_duration
+from ingestd.detect import Detector
 from ingestd.errors import UsageError
 from ingestd.journal import Row, SourceRow
 from ingestd.messages import Manifest
-from ingestd.types import STATES, Hit, display
+from ingestd.types import STATES, Hit, Loader, display
 
 if TYPE_CHECKING:
-    from ingestd.config import Config
+    from ingestd.config import Config, LoadTable
     from ingestd.daemon import Daemon
 
 
@@ -132,8 +133,12 @@ def retryable(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> list[int
     return ids
 
 
-def plugins(manifest: Manifest, blocked: Sequence[str]) -> list[dict[str, Any]]:
-    """Loaders, engines and sinks, and the plugins that could not be used."""
+def plugins(manifest: Manifest, blocked: Sequence[str], load: LoadTable) -> list[dict[str, Any]]:
+    """Loaders, engines and sinks, and the plugins that could not be used.
+
+    Of a loader `takes` names the suffixes that go to it, `lost` those that it claims and who takes them instead (None:
+    nobody, it is disabled).
+    """
     items: list[dict[str, Any]] = [
         {
             "kind": item.kind, "name": item.name, "version": item.version, "suffixes": item.suffixes,
@@ -141,6 +146,16 @@ def plugins(manifest: Manifest, blocked: Sequence[str]) -> list[dict[str, Any]]:
         }
         for item in manifest.items
     ]  # fmt: skip
+    disabled = [name for name, own in load.loaders.items() if own.get("disabled")]
+    suffixes = {name: own["suffixes"] for name, own in load.loaders.items() if own.get("suffixes")}
+    loaders = {item.name: cast(Loader, item) for item in manifest.items if item.kind == "loader"}
+    takers = Detector(loaders, suffixes, disabled).takers
+    for told in items:
+        if told["kind"] == "loader":
+            name = told["name"]
+            told["disabled"] = name in disabled
+            told["takes"] = sorted(suffix for suffix, taker in takers.items() if taker == name)
+            told["lost"] = {suffix: takers.get(suffix) for suffix in told["suffixes"] if takers.get(suffix) != name}
     items += [
         {"kind": "plugin", "name": error.plugin, "distribution": error.distribution, "error": error.reason}
         for error in manifest.errors

@@ -320,7 +320,7 @@ def reason_of(why: _Row) -> Group:
 
 
 def listed(plugins: Iterable[_Row]) -> Group:
-    """`ingestd plugins`: one line for each loader, engine and sink, and what went wrong."""
+    """`ingestd plugins`: one line for each loader, engine and sink, who lost a suffix, and what went wrong."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("kind")
     table.add_column("name", style="bold")
@@ -328,6 +328,7 @@ def listed(plugins: Iterable[_Row]) -> Group:
     table.add_column("suffixes", overflow="fold")
     table.add_column("from", style="dim", overflow="fold")
     errors: list[RenderableType] = []
+    lost: list[RenderableType] = []
     for plugin in plugins:
         if plugin.get("error") or plugin.get("reason"):
             cause = plugin.get("error") or plugin.get("reason")
@@ -335,9 +336,21 @@ def listed(plugins: Iterable[_Row]) -> Group:
             errors.append(Text(f"error: plugin {clean_line(name)}: {clean(cause)}", style="red"))
             continue
         cells = [plugin.get("kind"), plugin.get("name"), plugin.get("version")]
-        cells += [" ".join(plugin.get("suffixes") or ()), plugin.get("distribution")]
+        takes = "disabled" if plugin.get("disabled") else " ".join(plugin.get("takes", plugin.get("suffixes")) or ())
+        cells += [takes, plugin.get("distribution")]
+        if not plugin.get("disabled"):
+            lost.extend(_lost(plugin))
         table.add_row(*(Text(clean_line(cell or "")) for cell in cells))
-    return Group(table, *errors)
+    return Group(table, *lost, *errors)
+
+
+def _lost(plugin: _Row) -> Iterable[Text]:
+    """Which suffixes of a loader go to another one, and how it gets them."""
+    for suffix, taker in (plugin.get("lost") or {}).items():
+        name = plugin.get("name")
+        how = f'[load.{name}] suffixes = ["{suffix}"] changes that'
+        line = f"{name} ({plugin.get('distribution', '')}) claims {suffix}, which goes to {taker or 'nobody'}: {how}"
+        yield Text(clean_line(line), style="yellow", overflow="fold")
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------

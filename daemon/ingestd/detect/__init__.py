@@ -73,6 +73,11 @@ class Detector:
         for suffix, name in self._suffixes.items():
             self._promises[suffix] = _promise(suffix, active[name])
 
+    @property
+    def takers(self) -> Mapping[str, str]:
+        """The loader that takes each suffix."""
+        return self._suffixes
+
     def detect(self, stream: BinaryIO, name: str) -> Detected:
         """Read the beginning of `stream` (a seekable file) and, of a container, its directory. `name`: the real one.
 
