@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from ingestd import AsyncLibrary, Library
 from ingestd.config import DEFAULT_MODEL
 from ingestd.daemon import Daemon
 from ingestd.errors import FileError, UsageError
-from tests.processes.daemons import HOSTILE, ingestd, left_over, running, write_config
+from tests.processes.daemons import HOSTILE, environment, ingestd, left_over, running, write_config
 from tests.processes.inside import inside, states
 from tests.processes.test_hostile import EXPECTED, GOOD, LIMITS, PARTIAL, strays
 
@@ -215,3 +218,35 @@ def test_a_library_beside_a_daemon_loads_through_it(tmp_path: Path, folder: Path
                 library.load(folder / "text_then_exception.hostile")
             assert "in text_then_exception" in "".join(caught.value.__notes__)
         assert daemon.stop() == 0
+
+
+def test_a_file_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path, folder: Path) -> None:
+    state = tmp_path / "state"
+    (tmp_path / "watched").mkdir()
+    config = write_config(state, tmp_path / "watched", load={"idle_deadline": "500s", "deadline": "500s"})
+
+    def await_work(pattern: str, expected: bool) -> None:
+        """Until the scratch directories of trials hold such a thing, or hold it no more."""
+        deadline = time.monotonic() + 60
+        while any((state / "scratch").glob(pattern)) != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    with running(config, state, hostile=True) as daemon:
+        daemon.wait()
+        command = [
+            sys.executable,
+            "-m",
+            "ingestd",
+            "--config",
+            str(config),
+            "try",
+            str(folder / "hang_in_sleep.hostile"),
+        ]
+        client = subprocess.Popen(command, env=environment(hostile=True))
+        await_work("*.load.try.*/*/file.hostile", True)  # it has the file in hand
+        client.kill()
+        client.wait()
+        await_work("*.load.try.*", False)
+        assert daemon.stop() == 0
+    assert left_over(state) == []
