@@ -624,7 +624,7 @@ def test_an_overflown_queue_leads_to_a_scan(supervisor: Supervisor, tmp_path_fac
         (supervisor.root / f"{number % 5}").mkdir(exist_ok=True)
         (supervisor.root / f"{number % 5}/{number}").touch()
     supervisor.until(supervisor.equal)
-    assert any(isinstance(frame, Scanned) for frame in supervisor.frames[2:])
+    supervisor.until(lambda: any(isinstance(frame, Scanned) for frame in supervisor.frames[2:]))
 
 
 @pytest.mark.parametrize(("limit", "key"), [("watches", "max_user_watches"), ("instances", "max_user_instances")])
