@@ -178,7 +178,7 @@ def test_an_ingest_of_what_hangs_does_not_hold_up_the_next(tmp_path: Path, hang:
         scanned = await asyncio.wait_for(desk.watching.scan(table, [os.fsencode(local).lstrip(b"/")], 2), 60)
         assert (scanned.files, scanned.error) == (1, None)
         assert not hung.done()
-        (worker,) = [worker for worker in desk.watching.workers if worker.progress()[1]]
+        (worker,) = [worker for worker in desk.watching.workers if str(mount.place) in worker.progress(1000)[1]]
         again = asyncio.ensure_future(desk.watching.scan(table, [os.fsencode(mount.place).lstrip(b"/")], 3))
         hung.cancel()
         await asyncio.wait({worker.died}, timeout=60)

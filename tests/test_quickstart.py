@@ -265,6 +265,19 @@ def test_the_second_command_passes_its_arguments_to_pytest(checkout: Path) -> No
     assert done.stdout.splitlines()[-1].endswith(f"'-k', 'one or two'] {checkout}")
 
 
+def test_what_fails_among_many_is_run_once_more_alone(checkout: Path) -> None:
+    """And only that: a test that fails alone too has failed."""
+    program = "import os, sys; print(sys.argv[1:], flush=True); sys.exit({code} if '--last-failed' in sys.argv else 1)"
+    for code in (0, 1):
+        (checkout / "daemon" / "pytest.py").write_text(program.format(code=code))
+        done = quickstart(checkout, "test")
+        assert done.returncode == code
+        assert done.stdout.splitlines()[-1] == "['--last-failed', '-n', '0']"
+    done = quickstart(checkout, "test", "tests/test_a.py")  # who names tests sees what they did
+    assert done.returncode == 1
+    assert "--last-failed" not in done.stdout
+
+
 def test_a_wrong_command_is_told_the_right_ones(checkout: Path) -> None:
     done = quickstart(checkout, "tset")
     assert done.returncode == 2
