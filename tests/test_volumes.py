@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestd.mounts import points_below, volume
 from ingestd.watch.absence import Absence
-from ingestd.watch.mounts import points_below, volume
 from ingestd.watch.tree import Tree
 from ingestd.watch.volumes import Volumes
 

@@ -39,9 +39,9 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
+from ingestd.mounts import mount_of
 from ingestd.paths import open_long
 from ingestd.watch.modes import LOCAL_TYPES
-from ingestd.watch.mounts import mount_of
 from ingestd.watch.rules import Rules
 from ingestd.watch.scan import JournalReader, UnreadableError
 from tests.test_paths import deep, put

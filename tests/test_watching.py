@@ -19,15 +19,16 @@ from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts
+from ingestd.mounts import mount_points, point_of
 from ingestd.slots import Pool
-from ingestd.watching import Watching, frame, mount_of, mount_points
+from ingestd.watching import Watching, frame
 
 
 def test_mounts_are_told_apart_by_name_alone(tmp_path: Path) -> None:
     points = [b"/mnt/nas/deep", b"/mnt/nas", b"/"]
-    assert mount_of(b"/mnt/nas/deep/x", points) == b"/mnt/nas/deep"
-    assert mount_of(b"/mnt/nas", points) == b"/mnt/nas"
-    assert mount_of(b"/mnt/nasty/x", points) == b"/"
+    assert point_of(b"/mnt/nas/deep/x", points) == b"/mnt/nas/deep"
+    assert point_of(b"/mnt/nas", points) == b"/mnt/nas"
+    assert point_of(b"/mnt/nasty/x", points) == b"/"
     found = mount_points()
     assert {b"/", b"/proc"} <= set(found)
     assert sorted(found, key=len, reverse=True) == found

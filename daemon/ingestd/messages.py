@@ -65,7 +65,7 @@ class Stat(msgspec.Struct, frozen=True, array_like=True):
     """The identity of a file's content as far as `stat` can tell."""
 
     device: int
-    """From a watch worker: a number for what is mounted there, see `watch.mounts.volume`."""
+    """From a watch worker: a number for what is mounted there, see `mounts.volume`."""
     inode: int
     size: int
     mtime_ns: int

@@ -32,6 +32,7 @@ from ingestd.messages import (
     WatchSource,
     WatchWarning,
 )
+from ingestd.mounts import mount_points, point_of
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import display
@@ -188,8 +189,8 @@ class Watching:
 
     async def follow(self, tables: Sequence[WatchTable]) -> None:
         """Watch these sources from now on, and no others. What has not changed goes on undisturbed."""
-        mounts = mount_points()
-        places = {table.name: group_of(os.fsencode(table.directory), mounts) for table in tables}
+        points = mount_points()
+        places = {table.name: group_of(os.fsencode(table.directory), points) for table in tables}
         wanted = {table.name: table for table in tables}
         for group in list(self._groups.values()):
             for job, watched in list(group.watched.items()):
@@ -399,27 +400,7 @@ def _within(place: str, root: bytes) -> bool:
     return place == above or place.startswith(f"{above}/")
 
 
-def mount_points() -> list[bytes]:
-    """Mount points of this machine, longest first; read as text, no file system is asked."""
-    points = set()
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            point = line.split(b" ")[4]
-            for code, character in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-                point = point.replace(code, character)
-            points.add(point)
-    return sorted(points, key=len, reverse=True)
-
-
 def group_of(directory: bytes, points: Sequence[bytes]) -> bytes:
     """Which sources share a worker: those of one mount, but for those with mount points of their own below them."""
     below = directory.rstrip(b"/") + b"/"
-    return below if any(point.startswith(below) for point in points) else mount_of(directory, points)
-
-
-def mount_of(path: bytes, points: Sequence[bytes]) -> bytes:
-    """The mount point that a path lies below, by its name alone."""
-    for point in points:
-        if path == point or path.startswith(point.rstrip(b"/") + b"/"):
-            return point
-    return b"/"
+    return below if any(point.startswith(below) for point in points) else point_of(directory, points)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestd import journal
-from ingestd.watch.mounts import volume
+from ingestd.mounts import volume
 
 DIRECTORY = 100
 """Files in a directory, and directories in one above it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ingestd.watch.mounts import mount_of
+from ingestd.mounts import mount_of
 
 NETWORK_TYPES: Final = frozenset({
     "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "ceph", "afs", "lustre", "glusterfs", "beegfs", "gpfs",

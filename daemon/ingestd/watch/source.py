@@ -20,11 +20,11 @@ import msgspec
 
 from ingestd.channel import Channel
 from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource
+from ingestd.mounts import mounts_about
 from ingestd.types import display
 from ingestd.watch.absence import Absence
 from ingestd.watch.batch import steps_of
 from ingestd.watch.events import Events
-from ingestd.watch.mounts import mounts_about
 from ingestd.watch.observe import WatchLimitError
 from ingestd.watch.outbox import Outbox, agrees
 from ingestd.watch.rules import Rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ingestd.watch.mounts import points_below, volume
+from ingestd.mounts import points_below, volume
 from ingestd.watch.tree import Tree
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 _TABLE: Final = "/proc/self/mountinfo"
@@ -48,6 +49,19 @@ def volume(descriptor: int) -> int:
     fsid = os.fstatvfs(descriptor).f_fsid
     name = b"\0".join((kind.encode(), root, str(fsid).encode() if fsid else source))
     return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "little")
+
+
+def mount_points() -> list[bytes]:
+    """The directories on which something is mounted, longest first."""
+    return sorted({point.rstrip(b"/") or b"/" for point, _ in _table()}, key=len, reverse=True)
+
+
+def point_of(path: bytes, points: Sequence[bytes]) -> bytes:
+    """The mount point that a path lies below, by its name alone; `points`: longest first."""
+    for point in points:
+        if path == point or path.startswith(point.rstrip(b"/") + b"/"):
+            return point
+    return b"/"
 
 
 def mounts_about(place: bytes) -> list[bytes]:
