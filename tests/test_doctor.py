@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ingestd import doctor, journal
+from ingestd import devices, doctor, journal
 from ingestd.cli import cli
 from ingestd.config import Config, EncodeTable, LoadTable, StateTable, WatchTable
 from ingestd.doctor import Finding, examine
@@ -76,6 +76,25 @@ def test_a_model_that_is_not_there_and_a_kernel_without_sandbox(
     assert found["sandbox"][0].state == "wrong"
     assert "Landlock" in found["sandbox"][0].text
     assert findings(config(tmp_path))["sandbox"][0].state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("visible", "chosen", "state", "text"),
+    [
+        (2, "auto", "ok", "2 of 2 used"),
+        (0, "auto", "warning", "all hidden"),
+        (2, ("cpu",), "warning", "[encode] devices"),
+    ],
+)
+def test_accelerators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: int, chosen: str, state: str, text: str
+) -> None:
+    monkeypatch.setattr(devices, "seen", lambda: 2)
+    monkeypatch.setattr(devices, "visible", lambda: visible)
+    encode = EncodeTable(engine="hashing", model="hashing", devices=chosen)
+    (found,) = findings(config(tmp_path, encode=encode))["gpu"]
+    assert found.state == state
+    assert text in found.text
 
 
 def test_a_damaged_journal_and_failures(tmp_path: Path) -> None:

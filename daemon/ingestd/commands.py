@@ -20,6 +20,7 @@ from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.lock import Lock
 from ingestd.paths import exists
+from ingestd.sandbox import low_oom_score
 from ingestd.types import display
 
 log = logging.getLogger("ingestd")
@@ -49,6 +50,7 @@ async def _run(config: Config, progress: Progress | None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked)
+    low_oom_score()
     daemon = Daemon(config)
     await daemon.__aenter__()
     reloads: set[asyncio.Task[None]] = set()
@@ -116,6 +118,7 @@ def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dic
 
 async def _ingest(config: Config, paths: Sequence[bytes], progress: Progress) -> dict[str, Any]:
     summary: dict[str, Any] = {}
+    low_oom_score()
     daemon = Daemon(config, watching=False)
     await daemon.__aenter__()
     try:

@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
+from ingestd import devices, process, reports
 from ingestd import journal as journals
-from ingestd import process, reports
 from ingestd.batches import Batch
 from ingestd.channel import FRAME_LIMIT, read_blob
 from ingestd.config import DEFAULT_MODEL, Config, WatchTable
@@ -33,7 +33,6 @@ from ingestd.lock import Lock
 from ingestd.manifest import Plugins
 from ingestd.planning import plan
 from ingestd.reloading import reload
-from ingestd.sandbox import low_oom_score
 from ingestd.slots import Pool, Turns
 from ingestd.supervisor import Worker, WorkerDied, remove_tree
 from ingestd.trying import Trials
@@ -88,7 +87,6 @@ class Daemon:
         self.started = time.monotonic()
         self.ready = False
         self.plugins = Plugins()
-        self.sandbox: dict[str, Any] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -112,8 +110,6 @@ class Daemon:
         await self.close()
 
     async def _open(self) -> None:
-        if self.watching_sources:  # else this may be anybody's process
-            low_oom_score()
         name = hashlib.blake2b(os.fsencode(self.state.resolve()), digest_size=6).hexdigest()
         # What a killed daemon's loaders started may still live; its workers died with it.
         strays = await asyncio.to_thread(process.sweep, f"{name}.", prefix=True)
@@ -301,21 +297,14 @@ class Daemon:
         return str(directory.resolve()) if directory.is_dir() else model
 
     async def _open_encoders(self) -> None:
-        devices = self.config.encode.devices
-        if devices == "auto":
-            self._devices = await self._find_devices()
-        else:
-            self._devices = list(devices)
+        named = self.config.encode.devices
+        self._devices = await self._find_devices() if named == "auto" else list(named)
         self.encode_pool.size = len(self._devices)
         self.encode_pool.open()
 
     async def _find_devices(self) -> list[str]:
         """Every accelerator that the kernel shows, else the processor: one process a core, one thread each."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is not None:
-            count = len([number for number in visible.split(",") if number.strip() not in ("", "-1")])
-        else:
-            count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        count = devices.visible()
         if count and self.config.encode.engine != "hashing":
             return [f"cuda:{number}" for number in range(count)]
         return ["cpu"] * max(1, min(8, len(os.sched_getaffinity(0))))
@@ -485,22 +474,20 @@ class Daemon:
         """The paths by the source that they belong to, in parts that a frame holds. Raises `UsageError`."""
         found: dict[str, tuple[WatchTable, list[bytes]]] = {}
         for path in paths:
-            table, below = self._place(path)
+            table, below = self.place(path)
             if table.name in self.dispatcher.stopped:
                 raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
             found.setdefault(table.name, (table, []))[1].append(below)
         return [(table, part) for table, below in found.values() for part in _frames(below)]
 
-    def _place(self, path: bytes) -> tuple[WatchTable, bytes]:
-        """The source that a path belongs to, and its place there."""
-        best: tuple[WatchTable, bytes] | None = None
+    def place(self, path: bytes) -> tuple[WatchTable, bytes]:
+        """The source that a path belongs to, and its place there: the innermost, where one lies in another."""
+        found, place = WatchTable(name=INGEST_SOURCE, directory="/"), path.lstrip(b"/")
         for table in self.config.watch:
             root = os.fsencode(table.directory).rstrip(b"/")
-            if path == root or path.startswith(root + b"/"):
-                best = (table, path[len(root) + 1 :])
-        if best is not None:
-            return best
-        return WatchTable(name=INGEST_SOURCE, directory="/"), path.lstrip(b"/")
+            if (path == root or path.startswith(root + b"/")) and len(path) - len(root) - 1 <= len(place):
+                found, place = table, path[len(root) + 1 :]
+        return found, place
 
     async def handle(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The commands of the control socket."""

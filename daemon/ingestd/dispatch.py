@@ -319,17 +319,8 @@ class Dispatcher(Outcomes):
             raise await asyncio.shield(worker.died)
 
     async def _proceed(self, attempt: Attempt, job: int, hashes: bytes) -> tuple[Any, list[int]]:
-        limits = attempt.limits
-        frame = Proceed(
-            job=job,
-            limits={
-                "max_text": limits.max_text,
-                "max_file_size": limits.max_file_size,
-                "on_limit": limits.on_limit,
-                "accept_changed": attempt.row.attempts >= CHANGING,
-            },
-            options=self.config.load.options(attempt.loader),
-        )
+        options = self.config.load.options(attempt.loader)
+        frame = proceed(job, attempt.limits, options, accept_changed=attempt.row.attempts >= CHANGING)
         known = None
         if hashes:
             with contextlib.suppress(OSError):  # no room for so many: all chunks are encoded again
@@ -402,3 +393,14 @@ class Dispatcher(Outcomes):
         for task in list(self._finishing):
             task.cancel()
         await asyncio.gather(*self._finishing, return_exceptions=True)
+
+
+def proceed(job: int, limits: LoaderLimits, options: dict[str, Any], *, accept_changed: bool, show: int = 0) -> Proceed:
+    """The frame that has a file loaded."""
+    known = {
+        "max_text": limits.max_text,
+        "max_file_size": limits.max_file_size,
+        "on_limit": limits.on_limit,
+        "accept_changed": accept_changed,
+    }
+    return Proceed(job=job, limits=known, options=options, show=show)

@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import join
 from typing import Any, Literal, NamedTuple
 
-from ingestd import __version__, commands, journal
+from ingestd import __version__, commands, devices, journal
 from ingestd.config import Config
 from ingestd.config.units import spell_size
 from ingestd.errors import IngestdError
@@ -156,16 +156,15 @@ def model(config: Config) -> Iterator[Finding]:
 
 
 def accelerators(config: Config) -> Iterator[Finding]:
-    seen = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen, visible = devices.seen(), devices.visible()
     if not seen:
         yield Finding("gpu", "ok", f"none here: {len(os.sched_getaffinity(0))} processor cores encode")
-    elif hidden is not None and not hidden.strip().strip("-1"):
-        yield Finding("gpu", "warning", f"{seen} seen, hidden by CUDA_VISIBLE_DEVICES={hidden}", "ingestd run")
+    elif not visible:
+        yield Finding("gpu", "warning", f"{seen} seen, all hidden by CUDA_VISIBLE_DEVICES", "env | grep CUDA")
     elif config.encode.devices != "auto" and not any("cuda" in device for device in config.encode.devices):
         yield Finding("gpu", "warning", f"{seen} seen, but [encode] devices is {config.encode.devices}")
     else:
-        yield Finding("gpu", "ok", f"{seen} seen")
+        yield Finding("gpu", "ok", f"{visible} of {seen} used")
 
 
 def index(config: Config) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import os
 import threading
@@ -122,10 +123,7 @@ class Library:
     ) -> None:
         from ingestd.config import load
 
-        environ = dict(os.environ)
-        for table, keys in (settings or {}).items():
-            for key, value in keys.items():
-                environ[f"INGESTD_{table}__{key}".upper()] = _spell(value)
+        environ = {**os.environ, **_variables("INGESTD_", settings or {})}
         self._config: Config = load(
             Path(config) if config is not None else None, environ, str(state) if state else None
         )
@@ -399,10 +397,15 @@ async def _next(answers: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None
     return await anext(answers, None)
 
 
-def _spell(value: Any) -> str:
-    """A setting as an environment variable has it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return str(value)
+def _variables(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings as the environment variables that the configuration reads."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        name = prefix + key.upper()
+        if isinstance(value, Mapping):
+            found |= _variables(f"{name}__", value)
+        elif isinstance(value, list | tuple):
+            found[name] = json.dumps(list(value))
+        else:
+            found[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found

@@ -15,15 +15,16 @@ import msgspec
 from ingestd import process
 from ingestd.blame import Loading, Watchman
 from ingestd.channel import read_blob
+from ingestd.dispatch import proceed
 from ingestd.errors import UsageError
-from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Proceed, Yielded
+from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Yielded
 from ingestd.reports import path_fields
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Chunk
 from ingestd.worker import one_line
 
 if TYPE_CHECKING:
-    from ingestd.config import LoaderLimits
+    from ingestd.config import WatchTable
     from ingestd.daemon import Daemon
 
 START_TIMEOUT = 60.0
@@ -162,8 +163,8 @@ class Trials:
     # --- one file ---------------------------------------------------------------------------------------------
 
     async def _load(self, worker: Worker, path: bytes, loader: str | None) -> Trial:
-        source = self._source(path)
-        limits = self._daemon.config.limits(loader or "", source)
+        table, _ = self._daemon.place(path)
+        limits = self._daemon.config.limits(loader or "", table.name)
         trial = Trial(path=path, sandbox=worker.info.get("sandbox", {}))
         loading = Loading(worker=worker, limits=limits, size=0, started=time.monotonic())
         worker.served += 1
@@ -173,7 +174,7 @@ class Trials:
         self._watchman.begin(loading)
         descriptors: list[int] = []
         try:
-            answer, descriptors = await self._answer(worker, trial, loading, loader, source)
+            answer, descriptors = await self._answer(worker, trial, loading, loader, table)
             loading.expired = None
             trial.output = worker.output
             self._note(trial, answer, descriptors)
@@ -193,14 +194,12 @@ class Trials:
         return trial
 
     async def _answer(
-        self, worker: Worker, trial: Trial, loading: Loading, loader: str | None, source: str | None
+        self, worker: Worker, trial: Trial, loading: Loading, loader: str | None, table: WatchTable
     ) -> tuple[Any, list[int]]:
         """The last frame about the file."""
         job = next(self._jobs)
-        table = self._daemon.dispatcher.sources.get(source or "")
-        follow = table is not None and table.follow_links
         scratch = str(worker.scratch / str(job))
-        frame = Load(job=job, path=trial.path, follow_links=follow, scratch=scratch, loader=loader)
+        frame = Load(job=job, path=trial.path, follow_links=table.follow_links, scratch=scratch, loader=loader)
         answer, descriptors = await worker.call(frame)
         if not isinstance(answer, Identified):
             return answer, descriptors
@@ -208,9 +207,10 @@ class Trials:
         if answer.loader is None:
             await worker.send(Drop(job=job))
             return answer, descriptors
-        limits = self._daemon.config.limits(answer.loader, source)
+        limits = self._daemon.config.limits(answer.loader, table.name)
         loading.size, loading.limits = answer.stat.size, limits
-        return await worker.call(proceed(job, limits, self._daemon.config.load.options(answer.loader)))
+        options = self._daemon.config.load.options(answer.loader)
+        return await worker.call(proceed(job, limits, options, accept_changed=True, show=ELEMENTS))
 
     def _note(self, trial: Trial, answer: Any, descriptors: list[int]) -> None:
         """What the worker says became of the file."""
@@ -227,25 +227,6 @@ class Trials:
             trial.chunks = msgspec.msgpack.decode(read_blob(descriptors.pop(0)), type=list[Chunk])
         if descriptors:
             trial.yielded = msgspec.msgpack.decode(read_blob(descriptors.pop()), type=Yielded)
-
-    def _source(self, path: bytes) -> str | None:
-        """The watched source that the path lies in: its limits apply."""
-        for table in self._daemon.config.watch:
-            root = os.fsencode(table.directory).rstrip(b"/")
-            if path.startswith(root + b"/"):
-                return table.name
-        return None
-
-
-def proceed(job: int, limits: LoaderLimits, options: dict[str, Any]) -> Proceed:
-    """Load it, and say what the loader yielded."""
-    known = {
-        "max_text": limits.max_text,
-        "max_file_size": limits.max_file_size,
-        "on_limit": limits.on_limit,
-        "accept_changed": True,
-    }
-    return Proceed(job=job, limits=known, options=options, show=ELEMENTS)
 
 
 def told(trial: Trial, chunks: int) -> dict[str, Any]:

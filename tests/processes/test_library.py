@@ -87,6 +87,19 @@ def test_a_name_that_is_not_utf_8_comes_back_as_it_is(library: Library, tmp_path
     assert result.path == hit.path == str(odd)
 
 
+def test_settings_reach_every_table(tmp_path: Path) -> None:
+    tables: dict[str, Any] = {
+        "load": {"workers": 3, "json": {"disabled": True, "suffixes": [".a", ".b,c"]}},
+        "encode": {"normalize": False, "devices": ["cpu", "cpu"]},
+        "index": {"sqlite": {"limit": 5}},
+    }
+    config = Library(state=tmp_path / "state", settings=tables)._config
+    assert config.load.workers == 3
+    assert config.load.loaders["json"] == {"disabled": True, "suffixes": (".a", ".b,c")}
+    assert (config.encode.normalize, config.encode.devices) == (False, ("cpu", "cpu"))
+    assert config.index.sinks == {"sqlite": {"limit": 5}}
+
+
 def test_wrong_settings_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean"):
         Library(state=tmp_path / "state", settings={"encode": {"modle": "x"}})

@@ -281,3 +281,28 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(folders: Folders) ->
     assert "load   " in shown.stdout
     assert "queued, not done yet [text]" in shown.stdout  # the daemon had noted it, and nothing more
     assert "3 to load, 0 to remove, 2 unchanged; nothing was done" in shown.stderr
+
+
+def test_a_file_belongs_to_the_innermost_source(folders: Folders) -> None:
+    """One source may lie in another that is not recursive, whichever of them comes first."""
+    inner = folders.a / "inner"
+    inner.mkdir()
+    (inner / "one.txt").write_text("inside")
+    (folders.a / "two.txt").write_text("outside")
+    tables = {"outer": f'directory = "{folders.a}"\nrecursive = false\n', "inner": f'directory = "{inner}"\n'}
+    for order in (("outer", "inner"), ("inner", "outer")):
+        folders.write()
+        text = "".join(f'[[watch]]\nname = "{name}"\n{tables[name]}' for name in order)
+        folders.config.write_text(folders.config.read_text() + text)
+        for path, source in ((inner / "one.txt", "inner"), (folders.a / "two.txt", "outer")):
+            assert folders.say("ingest", str(path))["failures"] == []
+            assert folders.say("why", str(path))["source"] == source
+
+
+def test_the_kernel_takes_a_worker_before_the_daemon(folders: Folders) -> None:
+    folders.write("a")
+    with folders.daemon() as daemon:
+        status = daemon.wait()
+        workers = [worker["pid"] for worker in status["workers"] if worker["stage"] == "load"]
+        scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (daemon.process.pid, *workers)]
+        assert scores[0] <= 0 < min(scores[1:])
