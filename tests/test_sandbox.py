@@ -129,7 +129,7 @@ CALLS = {
     "other scratch, writing": lambda: open(f"{other}/new", "wb").close(),
     "passwords": lambda: open("/etc/shadow", "rb").close(),
     "outside": lambda: open(f"{world['base']}/beside", "rb").close(),
-    "temporary directory": lambda: open(f"/tmp/ingestd-{os.getpid()}", "xb").close(),
+    "temporary directory": lambda: open(f"{world['base']}.new", "xb").close(),
     "block device": lambda: os.mknod(f"{world['scratch']}/disk", 0o060600, os.makedev(8, 0)),
     "chroot": lambda: os.chroot("/"),
     "source: write": lambda: write(f"{source}/write"),
@@ -304,6 +304,7 @@ class World:
         for server in self.sockets:
             server.close()
         shutil.rmtree(self.base)
+        self.base.with_name(f"{self.base.name}.new").unlink(missing_ok=True)
 
     def run(self, what: str, mode: str = "required", sockets: bool = False) -> dict[str, Any]:
         """What the worker found: {"report", "work", "attempts"}."""

@@ -81,6 +81,7 @@ def test_two_devices_share_and_a_killed_one_loses_nothing(bench: Bench) -> None:
         assert (summary["indexed"], summary["failed"], summary["quarantined"]) == (60, 0, 0)
         for number in (0, 17, 59):
             assert await found(daemon, f"number{number} part1 Title{number}") == f"f{number}.md"
+        await until(lambda: all(worker.state != "starting" for worker in daemon.encode_pool.workers))
         status = await daemon.status()
         assert [encoder["device"] for encoder in status["encoders"]] == ["cpu", "cpu"]
 

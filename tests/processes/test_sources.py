@@ -70,6 +70,17 @@ def until(daemon: RunningDaemon, condition: Callable[[dict[str, Any]], object]) 
     return status
 
 
+def waits(daemon: RunningDaemon, name: str, queued: int, indexed: int = 0) -> dict[str, Any]:
+    """Until so many files of a paused source wait, and so many others are done."""
+    deadline = time.monotonic() + 60
+    while True:
+        status = daemon.status()
+        if source(status, name)["queued"] == queued and status["files"]["indexed"] >= indexed:
+            return status
+        assert time.monotonic() < deadline, f"{status}\n{daemon.tail()}"
+        time.sleep(0.1)
+
+
 def loaders(status: dict[str, Any]) -> int:
     return sum(worker["stage"] == "load" and worker["state"] != "starting" for worker in status["workers"])
 
@@ -110,15 +121,7 @@ def test_a_paused_source_waits_and_the_others_go_on(folders: Folders) -> None:
         fill(folders.a, 3)
         fill(folders.b, 3)
 
-        def rested(status: dict[str, Any]) -> bool:
-            return source(status, "a")["queued"] == 3 and status["files"]["indexed"] == 3
-
-        for _ in range(600):
-            status = daemon.status()
-            if rested(status):
-                break
-            time.sleep(0.1)
-        assert rested(status)
+        status = waits(daemon, "a", 3, indexed=3)
         assert source(status, "a")["paused"]
         assert not source(status, "b")["paused"]
         assert "source a is paused: ingestd resume a" in status["warnings"]
@@ -273,7 +276,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(folders: Folders) ->
     assert len(folders.paths()) == 4
     folders.say("pause")
     with folders.daemon() as daemon:  # it does the same
-        daemon.status()
+        waits(daemon, "a", 3)
         refused = ingestd(folders.config, "ingest", "-n", str(folders.a))
         assert "source a is paused" in refused.stderr
     folders.say("resume")
