@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ingestd.journal import Journal, Row, SourceSettings, connect, history
 from ingestd.journal.retrying import ALONE_AFTER, ALONE_LIMIT, HISTORY
 from ingestd.messages import Change, Stat
 from ingestd.types import document_id
+from tests.mounting import fill, small_disk
 
 LOADER = ("text", "1")
 DIGEST = b"d" * 16
@@ -142,29 +141,6 @@ def test_a_cancelled_call_is_carried_out(tmp_path: Path) -> None:
         assert await journal.meta("key") == "value"
 
     with_journal(tmp_path / "j", body)
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("cannot be had: mounting a small disk takes root")
-    path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True)
-    if done.returncode:
-        pytest.skip("cannot be had: this root may not mount")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that takes up all the room there is."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 async def until(condition: Callable[[], object], timeout: float = 20) -> None:

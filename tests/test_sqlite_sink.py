@@ -28,6 +28,7 @@ from ingestd_plugins.fusion import fuse, rarity, votes
 from ingestd_plugins.sqlite import SqliteSink
 from ingestd_plugins.sqlite_search import coverages, glob_pattern
 from ingestd_plugins.terms import coverage, match_expression, prepare, question_words
+from tests import mounting
 
 
 @pytest.fixture
@@ -53,16 +54,9 @@ def big(name: str, count: int = 200) -> Replace:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    mountpoint = tmp_path / "small"
-    mountpoint.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0777", "tmpfs", mountpoint], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("cannot be had: only root mounts a small disk; the test with a file size limit runs everywhere")
-    yield mountpoint
-    subprocess.run(["umount", "-l", mountpoint], check=True)
+    """A file system of 2 MB; the test with a file size limit runs everywhere."""
+    with mounting.small_disk(tmp_path / "small", "2m") as disk:
+        yield disk
 
 
 def test_full_disk_refuses_and_later_writes_work(small_disk: Path) -> None:

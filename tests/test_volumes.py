@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ingestd.mounts import points_below, volume
+from ingestd.mounts import volume
 from ingestd.watch.absence import Absence
 from ingestd.watch.tree import Tree
 from ingestd.watch.volumes import Volumes
-
-
-def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode and ("ermission" in done.stderr or "superuser" in done.stderr):
-        pytest.skip("cannot be had: the right to mount")
-    assert done.returncode == 0, done.stderr
+from tests.mounting import MS_BIND, Disk, mount, unmount, unmounted_after
 
 
 @pytest.fixture
@@ -27,10 +20,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
     """A directory; what a test mounts below it is unmounted afterwards."""
     place = tmp_path / "with space"
     place.mkdir()
-    yield place
-    for point in sorted(points_below(os.fsencode(tmp_path)), reverse=True):
-        while subprocess.run(["umount", "-l", os.path.join(tmp_path, os.fsdecode(point))], check=False).returncode == 0:
-            pass
+    with unmounted_after(tmp_path / "other", place / "sub/deep/more", place / "sub/deep", place / "sub", place):
+        yield place
 
 
 def number(path: Path) -> int:
@@ -41,32 +32,24 @@ def number(path: Path) -> int:
         os.close(descriptor)
 
 
-def unmount(path: Path) -> None:
-    subprocess.run(["umount", str(path)], check=True)
-
-
 def test_the_next_one_in_the_same_place_is_another(place: Path) -> None:
     below = number(place)
-    mount("-t", "tmpfs", "tmpfs", str(place))
+    mount("tmpfs", place)
     first, device = number(place), place.stat().st_dev
     unmount(place)
     assert number(place) == below
-    mount("-t", "tmpfs", "tmpfs", str(place))
+    mount("tmpfs", place)
     assert place.stat().st_dev == device, "the kernel gives the free number to the next one"
     assert len({below, first, number(place)}) == 3
 
 
 def test_the_same_one_again_is_the_same(place: Path, tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(8 << 20)
-    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    mount("-o", "loop", str(image), str(place))
+    disk = Disk(tmp_path / "image")
+    disk.mount(place)
     first = number(place)
     unmount(place)
     other = tmp_path / "other"
-    other.mkdir()
-    mount("-o", "loop", str(image), str(other))
+    disk.mount(other)
     assert number(other) == first
 
 
@@ -74,7 +57,7 @@ def test_a_bind_mount_is_told_from_the_directory_below_it(place: Path, tmp_path:
     origin = tmp_path / "origin"
     origin.mkdir()
     before = number(place)
-    mount("--bind", str(origin), str(place))
+    mount(origin, place, "", MS_BIND)
     assert place.stat().st_dev == origin.parent.stat().st_dev
     assert number(place) != before
 
@@ -82,9 +65,9 @@ def test_a_bind_mount_is_told_from_the_directory_below_it(place: Path, tmp_path:
 def test_files_get_the_volume_that_they_lie_on(place: Path) -> None:
     tree = Tree(os.fsencode(place))
     (place / "sub" / "deep").mkdir(parents=True)
-    mount("-t", "tmpfs", "one", str(place / "sub" / "deep"))
+    mount("one", place / "sub" / "deep")
     (place / "sub" / "deep" / "more").mkdir()
-    mount("-t", "tmpfs", "two", str(place / "sub" / "deep" / "more"))
+    mount("two", place / "sub" / "deep" / "more")
     volumes = Volumes(tree, os.fsencode(place))
     for prefix in (b"", b"sub/", b"sub/deep/", b"sub/deep/more/"):
         descriptor = tree.open(prefix)
@@ -102,7 +85,7 @@ def test_what_was_unmounted_is_doubted_until_a_person_says_otherwise(place: Path
     volumes = Volumes(tree, os.fsencode(place))
     absence = Absence(volumes)
     (place / "sub").mkdir()
-    mount("-t", "tmpfs", "one", str(place / "sub"))
+    mount("one", place / "sub")
     mine, roots = volumes.look(b"sub/"), volumes.look(b"")
     assert absence.doubt(b"sub/a", mine) is None
     assert absence.doubt(b"a", roots) is None
@@ -114,7 +97,7 @@ def test_what_was_unmounted_is_doubted_until_a_person_says_otherwise(place: Path
         assert doubt[0] == where
         assert "not mounted?" in doubt[1]
     assert absence.doubt(b"sub/a", roots) is None
-    mount("-t", "tmpfs", "another", str(place / "sub"))
+    mount("another", place / "sub")
     absence.forget()
     assert absence.doubt(b"sub/a", mine) is not None
     assert absence.doubt(b"sub/a", roots) is not None, "it may be below the new mount"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import random
@@ -44,11 +43,14 @@ from ingestd.paths import open_long
 from ingestd.watch.modes import LOCAL_TYPES
 from ingestd.watch.rules import Rules
 from ingestd.watch.scan import JournalReader, UnreadableError
+from tests.mounting import mount, unmount, unmounted_after
 from tests.test_paths import deep, put
 
 T = TypeVar("T")
 SETTLE = 0.2
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
+root_only = pytest.mark.skipif(
+    os.geteuid() != 0, reason="cannot be had: root, who alone may mount and set the limits of inotify"
+)
 
 
 LIMITED = """
@@ -540,37 +542,27 @@ def test_a_vanished_root_deletes_nothing_and_is_followed_when_it_is_back(supervi
 
 @root_only
 def test_an_unmounted_root_and_an_unmounted_directory_delete_nothing(supervisor: Supervisor) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def mount(place: Path) -> None:
-        place.mkdir(exist_ok=True)
-        if libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=1m"):
-            pytest.skip(f"cannot be had: a mount: {os.strerror(ctypes.get_errno())}")
-
     below = supervisor.root / "below"
-    mount(below)
-    try:
+    with unmounted_after(supervisor.root, below):
+        mount("disk", below)
         write(below / "mounted.txt")
         write(supervisor.root / "local.txt")
         supervisor.watch()
         supervisor.expect("below/mounted.txt", "local.txt")
-        assert libc.umount2(os.fsencode(below), 0) == 0
+        unmount(below)
         supervisor.until(WatchWarning)
         assert "not mounted?" in supervisor.warnings()
         assert not [frame for frame in supervisor.quiet() if isinstance(frame, Changes)]
-        mount(below)
+        mount("disk", below)
         write(below / "other.txt")
         supervisor.channel.send(Rescan(job=1))
         supervisor.until(lambda: "below/other.txt" in supervisor.reported())
-        mount(supervisor.root)
+        mount("disk", supervisor.root)
         supervisor.frames.clear()
         supervisor.channel.send(Rescan(job=1))
         scanned = supervisor.until(lambda: isinstance(f := supervisor.frames[-1], Scanned) and f.error is not None)
         assert "not mounted?" in str(scanned)
         assert not [frame for frame in supervisor.quiet() if isinstance(frame, Changes)]
-    finally:
-        libc.umount2(os.fsencode(supervisor.root), 0)
-        libc.umount2(os.fsencode(below), 0)
 
 
 def test_an_unreadable_directory_deletes_nothing(supervisor: Supervisor) -> None:

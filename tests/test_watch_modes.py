@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from ingestd.messages import Changes, Scanned, Stop, WatchWarning
 from ingestd.watch import modes, source
 from ingestd.watch.observe import SELF_TEST
+from tests import mounting
 from tests.test_watch import Supervisor, write
 from tests.test_watch import supervisor as supervisor
 
-LIBC: Final = ctypes.CDLL(None, use_errno=True)
-READ_ONLY, REMOUNT, BIND, DETACH = 1, 32, 4096, 2
+READ_ONLY, REMOUNT = 1, 32
 Mount = Callable[..., Path]
 
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:
     """Mounts something; all is unmounted at the end."""
-    places: list[Path] = []
+    with contextlib.ExitStack() as undo:
 
-    def make(place: Path, kind: str = "ramfs", origin: Path | str = "none", flags: int = 0) -> Path:
-        place.mkdir(exist_ok=True)
-        if LIBC.mount(os.fsencode(origin), os.fsencode(place), kind.encode(), flags, None):
-            pytest.skip(f"cannot be had: a mount: {os.strerror(ctypes.get_errno())}")
-        places.append(place)
-        return place
+        def make(place: Path, kind: str = "ramfs", origin: Path | str = "none", flags: int = 0) -> Path:
+            mounting.mount(origin, place, kind, flags)
+            undo.callback(mounting.detach, place)
+            return place
 
-    yield make
-    for place in reversed(places):
-        LIBC.umount2(os.fsencode(place), DETACH)
+        yield make
 
 
 @pytest.fixture
@@ -79,7 +74,7 @@ def test_a_network_mount_below_a_local_folder_is_compared_and_the_rest_is_follow
     (nas / "7/late.txt").unlink()
     supervisor.expect(gone=("nas/7/late.txt",))
     assert not [frame for frame in supervisor.frames if isinstance(frame, Scanned)], "all of it was compared"
-    LIBC.umount2(os.fsencode(nas), DETACH)
+    mounting.detach(nas)
     assert supervisor.until(Scanned).mode == "inotify", "a mount that went is noticed"
     assert "not mounted?" in supervisor.warnings()
     assert not supervisor.reported()
@@ -165,7 +160,7 @@ def test_events_are_tried_again_when_the_limit_was_raised(supervisor: Supervisor
 
 def test_a_directory_that_is_there_twice_is_followed_at_both_places(supervisor: Supervisor, mount: Mount) -> None:
     write(supervisor.root / "a/deep/old.txt")
-    mount(supervisor.root / "b", "none", supervisor.root / "a", BIND)
+    mount(supervisor.root / "b", "none", supervisor.root / "a", mounting.MS_BIND)
     supervisor.watch()
     supervisor.expect("a/deep/old.txt", "b/deep/old.txt")
     write(supervisor.root / "b/deep/new.txt")

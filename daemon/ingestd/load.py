@@ -54,7 +54,7 @@ UMASK = 0o077
 
 
 def serve(channel: Channel[Any], start: Start) -> None:
-    """Settings: see `daemon.load_settings`."""
+    """Settings: see `stages.Stages.load_settings`."""
     settings = start.settings
     registry = discover("loaders", "engines", block=settings.get("blocked", ()))
     engine = registry.engines.get(settings["engine"])

@@ -19,6 +19,7 @@ from ingestd.dispatch import proceed
 from ingestd.errors import UsageError
 from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Yielded
 from ingestd.reports import path_fields
+from ingestd.stages import START_TIMEOUT
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Chunk
 from ingestd.worker import one_line
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ingestd.config import WatchTable
     from ingestd.daemon import Daemon
 
-START_TIMEOUT = 60.0
 KEEP = 30.0
 """Seconds for which a worker without work is kept for the next file."""
 FILES = 1000
@@ -142,7 +142,7 @@ class Trials:
         worker = Worker("load", f"{self._prefix}.{number}", scratch)
         self._workers[worker] = settings, place
         try:
-            await worker.start({**settings, "read": sorted({*settings["read"], place})}, START_TIMEOUT)
+            await worker.start({**settings, "read": sorted({*settings["read"], place})}, START_TIMEOUT["load"])
         except BaseException:
             self._workers.pop(worker, None)
             raise

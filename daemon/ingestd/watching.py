@@ -119,7 +119,7 @@ class Group:
 
 
 class Watching:
-    """All groups. `make_pool`: `Daemon._pool`."""
+    """All groups. `make_pool`: `Stages._pool`."""
 
     def __init__(self, journal: Journal, dispatcher: Dispatcher, make_pool: Callable[..., Pool]) -> None:
         self.journal = journal

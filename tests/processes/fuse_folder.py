@@ -25,13 +25,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.processes.mounts import detach, files
+from tests.mounting import detach
+from tests.processes.watched import files
 
 
 def missing() -> str | None:
     """Why no such file system can be mounted; None: it can."""
     if os.geteuid() != 0:
-        return "cannot be had: root"
+        return "cannot be had: root, who alone may mount"
     if not os.path.exists("/dev/fuse"):
         return "cannot be had: /dev/fuse"
     try:

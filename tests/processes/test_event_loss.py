@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.mounts import Apart, apart_only, digest, files, held, watching, write, write_sources
+from tests.processes.watched import Apart, apart_only, digest, files, held, watching, write, write_sources
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root, who alone sets the limits of inotify")
 QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
 
 

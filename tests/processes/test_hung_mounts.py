@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.daemons import ingestd, left_over
+from tests.processes.daemons import ingestd, left_over, running, write_config
 from tests.processes.fuse_folder import FuseFolder, missing, mounted
-from tests.processes.mounts import Watched, files, held, watching, write, write_sources
+from tests.processes.watched import Watched, files, held, watching, write, write_sources
+from tests.test_hanging import Hang
+from tests.test_hanging import hang as hang
 
 reason = missing()
 pytestmark = pytest.mark.skipif(reason is not None, reason=reason or "")
@@ -250,3 +252,24 @@ def test_a_slow_file_system_holds_up_nobody_else(remote: FuseFolder, tmp_path: P
         change(remote)
         watched.holds(remote.files() | files(local))
         assert not watched.warnings
+
+
+@pytest.mark.parametrize("swallow", [False, True], ids=["killable", "state D"])
+def test_a_daemon_starts_works_and_stops_beside_a_hung_mount(tmp_path: Path, hang: Hang, swallow: bool) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "one.txt").write_text("wombat")
+    mount = hang(tmp_path / "nas", swallow=swallow)
+    state = tmp_path / "state"
+    config = write_config(state, docs)
+    config.write_text(f'{config.read_text()}[[watch]]\nname = "nas"\ndirectory = "{mount.place}"\nrescan = "1s"\n')
+    with running(config, state) as daemon:
+        deadline = time.monotonic() + 120
+        while (status := daemon.status())["files"]["indexed"] < 1 or not status["ready"]:
+            assert time.monotonic() < deadline, daemon.tail()
+            time.sleep(0.2)
+        while not any("nas: the file system does not answer" in text for text in daemon.status()["warnings"]):
+            assert time.monotonic() < deadline, daemon.tail()
+            time.sleep(0.2)
+        assert daemon.stop(100) == 0, daemon.tail()
+        mount.let_go()

@@ -8,22 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounting import MS_BIND, Disk, mount, unmount, unmounted_after
 from tests.processes.daemons import contents, ingestd
-from tests.processes.mounts import (
-    MS_BIND,
-    Disk,
-    digest,
-    files,
-    held,
-    mount,
-    unmount,
-    unmounted_after,
-    watching,
-    write,
-    write_sources,
-)
+from tests.processes.watched import digest, files, held, watching, write, write_sources
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root, who alone may mount")
 
 
 def test_a_root_that_is_unmounted_and_mounted_again(tmp_path: Path) -> None:

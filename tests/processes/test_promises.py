@@ -19,10 +19,10 @@ import pytest
 
 from ingestd import blame
 from ingestd.daemon import Daemon
+from tests.mounting import fill, small_disk
 from tests.processes.daemons import contents, environment, write_config
 from tests.processes.daemons import ingestd as command
 from tests.processes.inside import events, inside, states, take_in, until
-from tests.test_journal import fill, small_disk
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (

@@ -10,9 +10,9 @@ import pytest
 
 from ingestd.daemon import Daemon
 from ingestd.room import ENOUGH
+from tests.mounting import small_disk
 from tests.processes.daemons import HOSTILE, contents, write_config
 from tests.processes.inside import events, inside, take_in, until
-from tests.test_journal import small_disk
 
 SIZE = 96 << 20
 

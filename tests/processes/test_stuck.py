@@ -14,6 +14,8 @@ import pytest
 
 from ingestd import process, supervisor
 from ingestd.daemon import Daemon
+from tests import mounting
+from tests.mounting import unmounted_after
 from tests.processes.daemons import HOSTILE, left_over, write_config
 from tests.processes.inside import events, inside, until
 
@@ -35,22 +37,14 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    if os.geteuid() != 0:
-        pytest.skip("cannot be had: root")
-    image, point = tmp_path / "image", tmp_path / "disk"
-    point.mkdir()
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot be had: a loop device: {mounted.stderr}")
+    point = tmp_path / "disk"
     disk = Disk(point)
-    try:
-        yield disk
-    finally:
-        disk.thaw()
-        subprocess.run(["umount", "--lazy", str(point)], check=True)
+    with unmounted_after(point):
+        mounting.Disk(tmp_path / "image", 32 << 20).mount(point)
+        try:
+            yield disk
+        finally:
+            disk.thaw()
 
 
 def test_it_is_abandoned_and_its_source_waits(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
