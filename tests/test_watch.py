@@ -48,6 +48,7 @@ from tests.test_paths import deep, put
 
 T = TypeVar("T")
 SETTLE = 0.2
+QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
 root_only = pytest.mark.skipif(
     os.geteuid() != 0, reason="cannot be had: root, who alone may mount and set the limits of inotify"
 )
@@ -598,20 +599,26 @@ def test_an_unreadable_directory_deletes_nothing(supervisor: Supervisor) -> None
 # --- lost events --------------------------------------------------------------------------------------------------
 
 
-@root_only
-def test_an_overflown_queue_leads_to_a_scan(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> None:
-    setting = Path("/proc/sys/fs/inotify/max_queued_events")
-    with (tmp_path_factory.getbasetemp().parent / "inotify.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the setting is the whole machine's
-        old = setting.read_text()
+@contextlib.contextmanager
+def tiny_queue(lock: Path) -> Iterator[None]:
+    """Observers that are made now have a queue of few events. The setting is the whole machine's."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        old = QUEUED.read_text()
         try:
-            setting.write_text("16")
+            QUEUED.write_text("16")
         except OSError:
             pytest.skip("cannot be had: a small fs.inotify.max_queued_events")
         try:
-            supervisor.watch()
+            yield
         finally:
-            setting.write_text(old)
+            QUEUED.write_text(old)
+
+
+@root_only
+def test_an_overflown_queue_leads_to_a_scan(supervisor: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with tiny_queue(tmp_path_factory.getbasetemp().parent / "inotify.lock"):
+        supervisor.watch()
     for number in range(800):
         (supervisor.root / f"{number % 5}").mkdir(exist_ok=True)
         (supervisor.root / f"{number % 5}/{number}").touch()

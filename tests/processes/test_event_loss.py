@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.processes.watched import Apart, apart_only, digest, files, held, watching, write, write_sources
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="cannot be had: root, who alone sets the limits of inotify")
-QUEUED = Path("/proc/sys/fs/inotify/max_queued_events")
-
-
-@contextlib.contextmanager
-def tiny_queue(lock: Path) -> Iterator[None]:
-    """Observers that are made now have a queue of few events. The setting is the whole machine's."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        old = QUEUED.read_text()
-        try:
-            QUEUED.write_text("16")
-        except OSError:
-            pytest.skip("cannot be had: a small fs.inotify.max_queued_events")
-        try:
-            yield
-        finally:
-            QUEUED.write_text(old)
+from tests.test_watch import root_only, tiny_queue
 
 
 def stir(folder: Path, name: str) -> None:
