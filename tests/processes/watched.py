@@ -72,9 +72,7 @@ class Watched:
     def __init__(self, daemon: RunningDaemon) -> None:
         self.daemon = daemon
 
-    def until(
-        self, condition: Callable[[], object], what: str, timeout: float = float(os.environ.get("PATIENCE", "90"))
-    ) -> None:
+    def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"{what}: {self.daemon.status()}\n{self.daemon.tail()}"
