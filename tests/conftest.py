@@ -1,4 +1,4 @@
-"""What holds for every test: slow tests are asked for by name, and where the run says so a skip is a failure."""
+"""What holds for every test: longer suites are asked for by name, and where the run says so a skip is a failure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ EXEMPT = "cannot be had:"
 """A skip whose reason begins so stays a skip even then: what it needs (a GPU, say) the machine cannot be given."""
 
 
+LONGER = ("slow", "elasticsearch", "systemd", "ocr", "office")
+"""Markers of suites that take minutes, or a program that a bare machine lacks: each runs by `pytest -m NAME`."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=None, metavar="N", help="how many processes the kill test kills")
     parser.addoption("--operations", type=int, default=None, metavar="N", help="how many operations the storm has")
@@ -20,13 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the slow tests unless `-m` says which tests are meant, or a test is named by its own id."""
+    """Deselect the longer suites unless `-m` says which tests are meant, or a test is named by its own id."""
     if config.getoption("markexpr") or any("::" in argument for argument in config.args):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in set(slow)]
+    longer = {item for item in items if any(item.get_closest_marker(name) for name in LONGER)}
+    if longer:
+        config.hook.pytest_deselected(items=list(longer))
+        items[:] = [item for item in items if item not in longer]
 
 
 @pytest.hookimpl(wrapper=True)
