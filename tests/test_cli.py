@@ -28,12 +28,12 @@ from ingestd.errors import IndexMismatchError, IngestdError, ModelError, Unreach
 
 NAMES = [
     "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "completion", "retry",
-    "wait", "pause", "resume", "confirm-deletes", "reload", "reindex", "try",
+    "wait", "pause", "resume", "confirm-deletes", "reload", "verify", "reindex", "try",
     "new-plugin",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
-    "check-config", "plugins", "doctor", "try",
+    "check-config", "plugins", "doctor", "try", "verify",
 ]  # fmt: skip
 
 Invoke = Callable[..., Result]

@@ -283,6 +283,30 @@ def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:
     return asyncio.run(alone())
 
 
+def verify(config: Config, *, deep: bool, repair: bool, progress: Progress) -> dict[str, Any]:
+    """Compare folders, journal and index, as `verifying.verify` does."""
+    arguments = {"deep": deep, "repair": repair}
+    told: dict[str, Any] = {}
+    control = connect(config)
+    if control is not None:
+        with control:
+            for told in control.stream("verify", **arguments):
+                if "missing" not in told:
+                    progress(told)
+        return told
+
+    async def alone() -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        async with Daemon(config, watching=False) as daemon:
+            daemon.dispatcher.draining = True
+            async for told in daemon.handle("verify", arguments):
+                if "missing" not in told:
+                    progress(told)
+        return told
+
+    return asyncio.run(alone())
+
+
 def reindex(config: Config) -> dict[str, Any]:
     """Drop the index and queue every file; the next run makes it anew with the configuration as it is now."""
     with locked(config) as db:

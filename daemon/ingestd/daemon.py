@@ -33,6 +33,7 @@ from ingestd.stages import Stages
 from ingestd.supervisor import remove_tree
 from ingestd.trying import Trials
 from ingestd.types import Hit, display
+from ingestd.verifying import verify
 from ingestd.watching import Watching
 
 log = logging.getLogger("ingestd")
@@ -82,6 +83,7 @@ class Daemon(Stages):
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._rates = reports.Rates()
         self._reloading = asyncio.Lock()
+        self._verifying = asyncio.Lock()
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -216,13 +218,13 @@ class Daemon(Stages):
         """Wait until work can be taken. Raises the `StartError` of a stage that cannot start at all."""
         pools = [self.load_pool, self.encode_pool, self.index_pool]
         ready = asyncio.ensure_future(asyncio.gather(*(pool.ready.wait() for pool in pools)))
-        await self._or_failure(ready)
+        await self.or_failure(ready)
         self.ready = True
 
     async def search(self, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
         """Hits, best first. Raises `IngestdError`."""
-        vector = await self._or_failure(asyncio.ensure_future(self.encoders.query(text)))
-        error, descriptor = await self._or_failure(
+        vector = await self.or_failure(asyncio.ensure_future(self.encoders.query(text)))
+        error, descriptor = await self.or_failure(
             asyncio.ensure_future(self.indexer.search(text=text, vector=vector, top=top, source=source, path=path))
         )
         if descriptor is None:
@@ -240,7 +242,7 @@ class Daemon(Stages):
                 return await self.encoders.vectors(packed, self.scratch, query=query)
 
         parts = asyncio.gather(*(part(start) for start in range(0, len(texts), ENCODE_TEXTS)))
-        return b"".join(await self._or_failure(parts))
+        return b"".join(await self.or_failure(parts))
 
     async def ingest(self, paths: Sequence[bytes], *, results: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Take in files and directories; yields progress, and the summary last (it has the key `seconds`).
@@ -332,6 +334,10 @@ class Daemon(Stages):
             case "try":
                 async for told in self.trials.answer(**arguments):
                     yield told
+            case "verify":
+                async with self._verifying:
+                    async for told in verify(self, **arguments):
+                        yield told
             case "plugins":
                 plugins = self.plugins
                 yield {"plugins": reports.plugins(plugins.manifest, plugins.blocked, self.config.load)}

@@ -4,7 +4,7 @@ Settings (`Start.settings`): `sink` (name), `directory`, `fingerprint` (of `type
 own table of the configuration), `readonly`.
 
 Three roles, one thread each or more: the main thread receives frames, one thread writes, two search. So a search is
-answered while a long write is on its way.
+answered while a long write is on its way. A comparison with the journal has a thread of its own while it lasts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ import msgspec
 
 from ingestd import plugins
 from ingestd.channel import Channel, read_blob, write_blob
+from ingestd.comparing import Comparer, StoppedError
 from ingestd.errors import ChannelError, ConfigError, IngestdError
 from ingestd.messages import (
+    IndexCompare,
+    IndexCompared,
+    IndexComparing,
     IndexHits,
     IndexRekey,
     IndexRemove,
@@ -109,6 +113,9 @@ class _Desk:
         self._sending = threading.Lock()
         self._gone = threading.Event()
         """The other side is gone: what is queued is thrown away, what is being written is finished."""
+        self._comparing: threading.Thread | None = None
+        self._unwanted = threading.Event()
+        """Nobody waits for the comparison any more."""
 
     def work(self) -> None:
         """Until `Stop` (everything received is answered first) or until the other side is gone."""
@@ -125,6 +132,7 @@ class _Desk:
             self._writes.put(None)
             for _ in range(SEARCHERS):
                 self._searches.put(None)
+            self._end_comparison()
             for thread in threads:
                 thread.join()
 
@@ -143,6 +151,11 @@ class _Desk:
                 os.close(descriptor)
             if isinstance(frame, Stop):
                 return
+            if isinstance(frame, IndexCompare):
+                self._end_comparison()  # whoever asked for it is gone
+                self._comparing = threading.Thread(target=self._compare, args=(frame,), name="index-compare")
+                self._comparing.start()
+                continue
             if not isinstance(frame, IndexSearch):
                 raise ChannelError(f"the index worker was sent a {type(frame).__name__} frame")
             self._searches.put(frame)
@@ -246,6 +259,46 @@ class _Desk:
                 self._send(IndexHits(job=frame.job), [blob])
             finally:
                 os.close(blob)
+
+    # --- comparing --------------------------------------------------------------------------------------------
+
+    def _end_comparison(self) -> None:
+        if self._comparing is not None:
+            self._unwanted.set()
+            self._comparing.join()
+            self._unwanted.clear()
+            self._comparing = None
+
+    def _compare(self, frame: IndexCompare) -> None:
+        def tell(done: int, total: int) -> None:
+            if self._unwanted.is_set() or self._gone.is_set():
+                raise StoppedError
+            self._send(IndexComparing(done=done, total=total))
+
+        try:
+            comparer = Comparer(
+                self._sink, Path(frame.journal), self._scratch, deep=frame.deep, repair=frame.repair, tell=tell
+            )
+            found = comparer.compare()
+            blob = write_blob([msgspec.msgpack.encode(found.findings)], self._scratch)
+        except StoppedError:
+            return
+        except Exception as error:
+            if not isinstance(error, IngestdError):
+                traceback.print_exc()
+            self._send(IndexCompared(job=frame.job, error=_reason(error)))
+            return
+        problems = {str(problem): number for problem, number in found.problems.items()}
+        try:
+            self._send(
+                IndexCompared(
+                    job=frame.job, documents=found.documents, chunks=found.chunks, pending=found.pending,
+                    problems=problems,
+                ),
+                [blob],
+            )  # fmt: skip
+        finally:
+            os.close(blob)
 
 
 def _bulk(descriptors: list[int], dims: int) -> tuple[list[Chunk], bytes]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ingestd.messages import IndexSearch, IndexUnavailable, IndexWritten
+from ingestd.errors import IndexUnavailableError
+from ingestd.messages import IndexCompare, IndexCompared, IndexComparing, IndexSearch, IndexUnavailable, IndexWritten
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 
@@ -27,6 +29,8 @@ class Indexer:
     def __init__(self) -> None:
         self.trouble: str | None = None
         self.wanted = asyncio.Event()
+        self.compared: IndexComparing | None = None
+        """How far a comparison is."""
         self._numbers = itertools.count(1)
         self._worker: Worker | None = None
         self._writing = 0
@@ -35,6 +39,7 @@ class Indexer:
     async def serve(self, worker: Worker) -> None:
         """Lend the worker to `call` for its whole life."""
         self._worker = worker
+        worker.on_frame = functools.partial(self._told, worker)
         self._available.set()
         try:
             raise await asyncio.shield(worker.died)
@@ -87,6 +92,29 @@ class Indexer:
             for descriptor in descriptors:
                 os.close(descriptor)
             return error or "no result came back", None
+
+    async def compare(self, journal: str, *, deep: bool, repair: bool) -> tuple[IndexCompared, int]:
+        """The answer and the descriptor of its findings. Raises `IngestdError`; `WorkerDied` is not tried again."""
+        worker = await self._current()
+        self.compared = None
+        frame = IndexCompare(job=next(self._numbers), journal=journal, deep=deep, repair=repair)
+        try:
+            answer, descriptors = await worker.call(frame)
+        except WorkerDied as death:
+            raise IndexUnavailableError(f"the index worker died during the comparison: {death.reason}") from None
+        if isinstance(answer, IndexCompared) and answer.error is None and len(descriptors) == 1:
+            return answer, descriptors[0]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise IndexUnavailableError(f"the index cannot be compared: {getattr(answer, 'error', 'unexpected answer')}")
+
+    def _told(self, worker: Worker, frame: Any, descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if isinstance(frame, IndexComparing):
+            self.compared = frame
+        else:
+            worker.kill("protocol", f"sent a {type(frame).__name__} frame that nobody asked for")
 
     async def _current(self) -> Worker:
         self.wanted.set()

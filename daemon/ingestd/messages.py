@@ -6,7 +6,7 @@ token ids, vectors, search results) is in descriptors beside the frame, see `cha
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -302,6 +302,57 @@ class IndexHits(Frame, frozen=True, kw_only=True):
     error: Reason | None = None
 
 
+Problem = Literal["missing", "extra", "stale"]
+"""`missing`: the index lacks what the journal says it has; `extra`: the journal knows nothing of it; `stale`: the index
+has something else."""
+
+
+class Finding(msgspec.Struct, array_like=True, frozen=True):
+    """One document that is not as it should be."""
+
+    problem: Problem
+    reason: str
+    doc_id: str
+    source: str
+    path: bytes
+    """Absolute, of one that the index has; else relative to the source."""
+    row: int = 0
+    """Of the journal; 0 for one that it does not have."""
+    version: int = 0
+    digest: bytes = b""
+    """That the index has."""
+    hashes: bytes = b""
+    """16 bytes for each chunk that the index has."""
+
+
+class IndexCompare(Frame, frozen=True, kw_only=True):
+    """Compare the journal at this path with the index. `deep`: every chunk's text and vector, too."""
+
+    job: int
+    journal: str
+    deep: bool = False
+    repair: bool = False
+    """Tell which chunks the index has of what is wrong."""
+
+
+class IndexComparing(Frame, frozen=True, kw_only=True):
+    """How far it is; no answer to the job."""
+
+    done: Count
+    total: Count
+
+
+class IndexCompared(Frame, frozen=True, kw_only=True):
+    """Descriptor: msgpack list of `Finding`, the first ones; `problems` counts all."""
+
+    job: int
+    documents: Count = 0
+    chunks: Count = 0
+    pending: Count = 0
+    problems: dict[str, int] = {}
+    error: Reason | None = None
+
+
 # --- watch ----------------------------------------------------------------------------------------------------
 
 
@@ -425,14 +476,14 @@ class Manifest(Frame, frozen=True, kw_only=True):
 
 TO_WORKER = (
     Start | Stop | Load | Proceed | Drop | Encode | EncodeQuery | Tokenize | IndexReplace | IndexRekey | IndexRemove
-    | IndexSearch | WatchSource | Unwatch | Rescan | ChangesTaken
+    | IndexSearch | IndexCompare | WatchSource | Unwatch | Rescan | ChangesTaken
 )  # fmt: skip
 
 Opening = Ready | StartFailed
 FROM_WORKER = {
     "load": Opening | Identified | Loaded | LoadFailed,
     "encode": Opening | Encoded | EncodeFailed | QueryVector | Tokenized | EncoderLoad,
-    "index": Opening | IndexWritten | IndexUnavailable | IndexHits,
+    "index": Opening | IndexWritten | IndexUnavailable | IndexHits | IndexComparing | IndexCompared,
     "watch": Opening | Changes | Scanned | Settling | WatchWarning,
     "probe": Opening | Manifest,
 }

@@ -123,5 +123,7 @@ def _check_loader(item: Any) -> None:
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "loaders": _check_loader,
     "engines": _check("name", "tokenizer", "load", "encode", "devices", "describe", load=3, encode=1),
-    "sinks": _check("name", "open", "write", "search", "documents", "chunk_ids", "count", "close", write=1, search=1),
+    "sinks": _check(
+        "name", "open", "write", "search", "documents", "read", "chunk_ids", "count", "close", write=1, search=1, read=1
+    ),
 }

@@ -221,7 +221,7 @@ class Stages:
             "blocked": self.plugins.blocked,
         }
 
-    async def _or_failure(self, work: asyncio.Future[Any]) -> Any:
+    async def or_failure(self, work: asyncio.Future[Any]) -> Any:
         """Wait for `work`, unless a stage turns out to be unable to start."""
         failures: set[asyncio.Future[Any]] = {
             pool.failed for pool in (self.load_pool, self.encode_pool, self.index_pool)

@@ -362,11 +362,19 @@ class Sink(Protocol):
         ...
 
     def documents(self) -> Iterator[Indexed]:
-        """Every document, ordered by `doc_id`."""
+        """Every document, ordered by `doc_id`, without holding all of them."""
+        ...
+
+    def read(self, doc_ids: Sequence[str]) -> list[Replace]:
+        """These documents as they are stored, in the order asked for; those that are not there are left out.
+
+        Each as the operation that would make it so: all chunks in order and `fresh`, vectors of length 1, zeros where
+        one has no direction. Called from other threads than `write`, as `documents` is.
+        """
         ...
 
     def chunk_ids(self) -> Iterator[str]:
-        """Every chunk's id, for verify."""
+        """Every chunk's id, in any order."""
         ...
 
     def count(self) -> tuple[int, int]:

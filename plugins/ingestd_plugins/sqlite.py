@@ -16,8 +16,8 @@ import msgspec
 
 from ingestd.errors import ConfigError, IngestdError
 from ingestd.hookspecs import hookimpl
-from ingestd.types import Fingerprint, Hit, Indexed, Operation, Query, Sink, Written, chunk_id
-from ingestd_plugins import sqlite_file, sqlite_search
+from ingestd.types import Fingerprint, Hit, Indexed, Operation, Query, Replace, Sink, Written, chunk_id
+from ingestd_plugins import sqlite_file, sqlite_read, sqlite_search
 from ingestd_plugins.fusion import fuse
 from ingestd_plugins.sqlite_write import carry_out
 from ingestd_plugins.terms import question_words
@@ -140,6 +140,12 @@ class SqliteSink:
             sql = "SELECT doc_id, source, path, digest, chunks FROM documents ORDER BY doc_id"
             for row in connection.execute(sql):
                 yield Indexed(*row)
+
+    def read(self, doc_ids: Sequence[str]) -> list[Replace]:
+        dims = self._opened().dims
+        with self._snapshot() as connection:
+            found = (sqlite_read.document(connection, doc_id, dims) for doc_id in doc_ids)
+            return [document for document in found if document is not None]
 
     def chunk_ids(self) -> Iterator[str]:
         """Document by document."""

@@ -66,12 +66,13 @@ def _replace(connection: apsw.Connection, operation: Replace, dims: int) -> Writ
             added.append((id, chunk, row))
         else:
             id, old = known
-            if old != row:
+            if old != row or chunk.fresh:  # a fresh one is written whole: what is stored may be damaged
                 connection.execute(
-                    "UPDATE chunks SET ordinal = ?, page = ?, headings = ?, metadata = ?, tokens = ? WHERE id = ?",
-                    (*row, id),
+                    "UPDATE chunks SET text = ?, ordinal = ?, page = ?, headings = ?, metadata = ?, tokens = ?"
+                    " WHERE id = ?",
+                    (chunk.text, *row, id),
                 )
-                if old[2] != row[2]:
+                if old[2] != row[2] or chunk.fresh:
                     again.append((id, chunk))
         if chunk.fresh:
             new_vectors.append((id, vectors[fresh]))

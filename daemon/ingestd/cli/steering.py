@@ -166,6 +166,44 @@ def reload(invocation: Invocation, json: bool) -> None:
 
 
 @command()
+@click.option("--deep", is_flag=True, help="Look at every chunk: its text, its vector, its place.")
+@click.option("--repair", is_flag=True, help="Mend what differs: queue it, or remove it from the index.")
+@as_json
+@click.pass_obj
+def verify(invocation: Invocation, deep: bool, repair: bool, json: bool) -> int:
+    """Compare folders, journal and index: what is missing, extra or stale.
+
+    Exit code 1 if anything differs and was not repaired. What is being worked on is pending, not wrong. A repair never
+    encodes again what the index has: a lost journal is made anew from the index, a lost index from the files.
+
+    \b
+    Examples:
+      ingestd verify
+      ingestd verify --deep --repair && ingestd wait
+      ingestd verify --json | jq '.missing, .extra, .stale'
+    """
+    config = invocation.config()
+    from ingestd import commands, log
+    from ingestd.cli.terminal import ingesting
+
+    with ingesting() as view:
+        log.quiet(invocation.verbose, write=view.write)
+        told = commands.verify(config, deep=deep, repair=repair, progress=view.show)
+    problems = told["missing"] + told["extra"] + told["stale"]
+    if json:
+        print_json(told)
+    else:
+        from ingestd.cli import views
+
+        views.show(views.verified(told))
+        if problems and not repair:
+            click.echo("mend it: ingestd verify --repair", err=True)
+        elif told["repaired"]:
+            click.echo("queued; a running daemon works it off, else: ingestd run", err=True)
+    return FAILED if problems > told["repaired"] else 0
+
+
+@command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_obj

@@ -179,6 +179,25 @@ def ingested(summary: _Row) -> Group:
     return Group(*parts)
 
 
+def verified(told: _Row) -> Group:
+    """The counts of a comparison, and the documents that differ."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    for key, style in (("missing", "red"), ("extra", "red"), ("stale", "red"), ("repaired", "green"), ("pending", "")):
+        number = told.get(key, 0)
+        table.add_row(Text(key, style=style if number else "dim"), _count(number))
+    table.add_row("documents", _count(told.get("documents", 0)))
+    table.add_row("chunks", _count(told.get("chunks", 0)))
+    findings = [{**finding, "state": finding["problem"]} for finding in told.get("findings", ())]
+    parts: list[RenderableType] = [table]
+    if findings:
+        parts += [Text(), failed(findings[:LISTED])]
+    if len(findings) > LISTED:
+        parts.append(Text("and more: ingestd verify --json | jq .findings"))
+    return Group(*parts)
+
+
 def failed(failures: Iterable[_Row]) -> Group:
     """Each file with its state and its reason."""
     lines: list[RenderableType] = []

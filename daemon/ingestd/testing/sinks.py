@@ -223,6 +223,28 @@ class SinkContract(SearchContract):
                 operation.document.source, operation.document.path, operation.document.digest, len(operation.chunks),
             )  # fmt: skip
 
+    def test_what_is_read_makes_another_index_the_same(self, case: Case, sink: Sink, tmp_path: Path) -> None:
+        doc = document(
+            b"odd \xff.pdf", title="Handbook", media_type="application/pdf", size=4711,
+            mtime_ns=1_700_000_000_123_456_789, digest=b"\x01\xff", loader="pdf", category_id="c-9",
+            category_path="/hr/leave", metadata={"author": "Ada", "pages": [1, 2]},
+        )  # fmt: skip
+        directed, lost = sink_cases.chunks(["合同 has a direction", "has none"])
+        directed = msgspec.structs.replace(directed, page=12, headings=("Leave", "Annual"), metadata={"kind": "table"})
+        odd = Replace(doc, [directed, lost], sink_cases.vector(directed.text) + bytes(4 * DIMS))
+        written = [odd, replace("twice.txt", ["same", "same", "other"]), replace("empty.txt", [])]
+        sink.write(written)
+        asked = [operation.document.doc_id for operation in written]
+        read = sink.read([*asked[::-1], "never there"])
+        assert [operation.document for operation in read] == [operation.document for operation in written[::-1]]
+        assert [operation.chunks for operation in read] == [operation.chunks for operation in written[::-1]]
+        (vectors,) = (np.frombuffer(each.vectors, np.float32).reshape(-1, DIMS) for each in sink.read(asked[:1]))
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 0], abs=1e-3)
+        other = case.open(tmp_path / "other")
+        assert other.write(read) == [Written(chunks=len(operation.chunks)) for operation in read]
+        assert contents(other) == contents(sink)
+        other.close()
+
     def test_any_sequence_of_operations_equals_a_dictionary(self, sink: Sink) -> None:
         rng = random.Random(7)
         model: dict[str, list[str]] = {}

@@ -1,0 +1,60 @@
+"""What `verify --repair` does: the journal learns what the index really has, and the document is queued.
+
+The rest is everyday work: a file that is there is loaded, and only chunks that the index lacks are encoded; one that is
+gone leaves the index.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal
+
+from ingestd.journal.retrying import note
+from ingestd.journal.sources import sources
+from ingestd.messages import Finding
+from ingestd.types import document_id
+
+Mended = Literal["queued", "remove", "moved"]
+"""`remove`: it is for nobody, and is to be removed from the index; `moved`: it is worked on meanwhile."""
+
+
+def mend(db: sqlite3.Connection, finding: Finding) -> Mended:
+    """Mend one document."""
+    if not finding.row:
+        return _adopt(db, finding)
+    changed = db.execute(
+        "UPDATE documents SET indexed_digest = ?, indexed_loader = NULL, chunks = ?, retry_at = 0, fresh = 0,"
+        " state = CASE WHEN state IN ('indexed', 'partial', 'skipped') AND gone = 0 THEN 'queued' ELSE state END"
+        " WHERE id = ? AND version = ? AND state NOT IN ('queued', 'running')",
+        (finding.digest or None, len(finding.hashes) // 16, finding.row, finding.version),
+    ).rowcount
+    if not changed:
+        return "moved"
+    _remember(db, finding.row, finding)
+    return "queued"
+
+
+def _adopt(db: sqlite3.Connection, finding: Finding) -> Mended:
+    """A document that the journal does not know gets a row, as if it had changed since it was indexed."""
+    source = sources(db).get(finding.source)
+    root = source.root.rstrip(b"/") + b"/" if source is not None else b""
+    path = finding.path[len(root) :]
+    if source is None or not finding.path.startswith(root) or document_id(finding.source, path) != finding.doc_id:
+        return "remove"
+    row = db.execute(
+        "INSERT INTO documents(source, path, state, digest, indexed_digest, chunks) VALUES (?, ?, 'queued', ?, ?, ?)"
+        " ON CONFLICT DO NOTHING RETURNING id",
+        (finding.source, path, finding.digest, finding.digest, len(finding.hashes) // 16),
+    ).fetchone()
+    if row is None:
+        return "moved"
+    _remember(db, row[0], finding)
+    return "queued"
+
+
+def _remember(db: sqlite3.Connection, row: int, finding: Finding) -> None:
+    if finding.hashes:
+        db.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?)", (row, finding.hashes))
+    else:
+        db.execute("DELETE FROM hashes WHERE document = ?", (row,))
+    note(db, row, f"verify: {finding.problem}: {finding.reason}")
