@@ -383,9 +383,16 @@ def test_plugins(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reindex(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(monkeypatch, "reindex", {"queued": 1234})
-    assert invoke("reindex").stdout.startswith("1,234 files are queued")
-    assert json.loads(invoke("reindex", "--yes", "--json").stdout) == {"queued": 1234}
+    told = {"documents": 1234, "chunks": 5, "failed": 0, "quarantined": 1, "model": "m"}
+    fake(monkeypatch, "reindex", lambda *, progress: told)
+    shown = invoke("reindex")
+    assert shown.stdout.startswith("in use: 1,234 documents, 5 chunks, made with m")
+    assert "1 files failed: ingestd failures" in shown.stderr
+    assert shown.exit_code == 1
+    assert json.loads(invoke("reindex", "--yes", "--json").stdout) == told
+    fake(monkeypatch, "drop_index", 1234)
+    assert invoke("reindex", "--drop").stdout.startswith("1,234 files are queued")
+    assert json.loads(invoke("reindex", "--drop", "--yes", "--json").stdout) == {"queued": 1234}
 
 
 def test_run_starts_with_a_source(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ingestd import journal, reports
+from ingestd import journal, reindexing, reports
 from ingestd.config import Config
 from ingestd.control import Control
 from ingestd.daemon import Daemon
@@ -60,8 +60,10 @@ async def _run(config: Config, progress: Progress | None) -> int:
         starting = asyncio.ensure_future(daemon.started_up())
         stopping = asyncio.ensure_future(stop.wait())
         while not stopping.done():
-            waits: set[asyncio.Future[Any]] = {stopping} if starting.done() else {stopping, starting}
+            waits: set[asyncio.Future[Any]] = {stopping, daemon.broken, *([] if starting.done() else [starting])}
             await asyncio.wait(waits, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
+            if daemon.broken.done():
+                daemon.broken.result()
             if starting.done():
                 starting.result()
             if progress is not None:
@@ -307,12 +309,44 @@ def verify(config: Config, *, deep: bool, repair: bool, progress: Progress) -> d
     return asyncio.run(alone())
 
 
-def reindex(config: Config) -> dict[str, Any]:
-    """Drop the index and queue every file; the next run makes it anew with the configuration as it is now."""
+def reindex(config: Config, *, progress: Progress) -> dict[str, Any]:
+    """Build a new index beside the one in use, and have it take its place; returns what it holds."""
+    control = connect(config)
+    told: dict[str, Any] = {}
+    if control is not None:
+        with control:
+            for told in control.stream("reindex"):
+                if "documents" not in told:
+                    progress(told)
+        return told
+    if not config.state_directory.joinpath("journal.sqlite").exists():
+        raise UsageError("nothing has been indexed yet", command="ingestd ingest PATH")
+    return asyncio.run(_reindex(config, progress))
+
+
+async def _reindex(config: Config, progress: Progress) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    low_oom_score()
+    daemon = Daemon(config, watching=False)
+    await daemon.__aenter__()
+    try:
+        async for told in reindexing.reindex(daemon, config):
+            if "documents" not in told:
+                progress(told)
+    except BaseException:
+        await asyncio.shield(daemon.close(0.0))
+        raise
+    await daemon.close()
+    return told
+
+
+def drop_index(config: Config) -> int:
+    """Drop the index and queue every file; the next run makes it anew. Returns how many files."""
     with locked(config) as db:
         queued = journal.forget_all(db)
+        reindexing.drop(config.state_directory)
         shutil.rmtree(config.state_directory / "index", ignore_errors=True)
-        return {"queued": queued}
+        return queued
 
 
 # --- with and without a daemon --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ingestd import journal as journals
-from ingestd import process, reports
+from ingestd import process, reindexing, reports
 from ingestd.batches import Batch
 from ingestd.channel import FRAME_LIMIT, read_blob
 from ingestd.config import Config, WatchTable
@@ -28,7 +29,8 @@ from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.lock import Lock
 from ingestd.planning import plan
-from ingestd.reloading import reload
+from ingestd.reindexing import Reindexing
+from ingestd.reloading import reload, reread
 from ingestd.stages import Stages
 from ingestd.supervisor import remove_tree
 from ingestd.trying import Trials
@@ -73,11 +75,24 @@ def constants(table: WatchTable) -> str:
 
 
 class Daemon(Stages):
-    """One running ingestd, as an async context manager. `watching`: follow the configured sources."""
+    """One running ingestd, as an async context manager.
 
-    def __init__(self, config: Config, *, watching: bool = True) -> None:
+    `watching`: follow the configured sources. `draft`: it builds a new index for another one, see `reindexing`.
+    """
+
+    def __init__(self, config: Config, *, watching: bool = True, draft: bool = False) -> None:
         super().__init__(config)
         self.watching_sources = watching
+        self.draft = draft
+        self.reindexing: Reindexing | None = None
+        self.building: asyncio.Task[None] | None = None
+        """The task of `reindexing`, also once it has failed."""
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Set to what keeps it from going on."""
+        self._steady = asyncio.Event()
+        self._steady.set()
+        """Not while a new index takes the place of the old one."""
+        self._answering = 0
         self.started = time.monotonic()
         self.ready = False
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
@@ -89,19 +104,31 @@ class Daemon(Stages):
 
     async def __aenter__(self) -> Daemon:
         self._lock = Lock(self.state)
-        self._closing = contextlib.AsyncExitStack()
         try:
+            await asyncio.to_thread(reindexing.settle, self.state)
             await self._open()
         except BaseException:
             await self._closing.aclose()
             self._lock.release()
             raise
+        if not self.draft:
+            self.control = ControlServer(
+                self.config.control_socket, self.handle, group=self.config.state.control_group, scratch=self.scratch
+            )
+            try:
+                await self.control.start()
+            except BaseException:
+                await self.close(0.0)
+                raise
+        if self.watching_sources and self._target is not None:
+            await self.begin_reindexing(self._target)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _open(self) -> None:
+        self._closing = contextlib.AsyncExitStack()
         name = hashlib.blake2b(os.fsencode(self.state.resolve()), digest_size=6).hexdigest()
         # What a killed daemon's loaders started may still live; its workers died with it.
         strays = await asyncio.to_thread(process.sweep, f"{name}.", prefix=True)
@@ -115,6 +142,11 @@ class Daemon(Stages):
         self.journal = Journal(self.state / "journal.sqlite")
         self._closing.callback(self.journal.close)
         await self.journal.recover()
+        self._target: Config | None = None
+        """The settings of an index that is half built."""
+        if not self.draft and reindexing.drafted(self.state):
+            self._target = self.config
+            self.config = reindexing.in_force(self.config, await self.journal.meta("made"))
         self.encoders = Encoders()
         self.indexer = Indexer()
         self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer)
@@ -126,22 +158,27 @@ class Daemon(Stages):
         self.plugins.check(self.config)
         if revived := await self.journal.revive(self.plugins.loaders):
             log.info("%d files get another try, since the loaders changed", revived)
+        await self.widen()
         await self._pools()
         self.watching.on_readable = self._renew_load
         self.watching.on_hung = self._restart_load
         self._task(self.dispatcher.watchman.run(), "watchman")
         self._task(self.dispatcher.remove(), "remover")
-        self.control = ControlServer(
-            self.config.control_socket, self.handle, group=self.config.state.control_group, scratch=self.scratch
-        )
-        await self.control.start()
-        self._closing.push_async_callback(self.control.close)
         if self.watching_sources:
             self.encoders.wanted.set()
             await self.watching.follow(self.config.watch)
 
     async def close(self, drain: float = DRAIN) -> None:
         """Finish what is in hand, for `drain` seconds at most, then end every worker."""
+        if self.building is not None:
+            if self._steady.is_set():
+                self.building.cancel()  # the next start goes on with it
+            await asyncio.gather(self.building, return_exceptions=True)
+        await self._close(drain)
+        self._lock.release()
+
+    async def _close(self, drain: float, *, for_good: bool = True) -> None:
+        """End the stages; the control socket too, unless new ones follow."""
         if self.encode_pool.trouble or self.index_pool.trouble or self.indexer.trouble:
             drain = 0.0  # it cannot be finished
         await self.watching.close()
@@ -152,9 +189,52 @@ class Daemon(Stages):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError, IngestdError):
             await asyncio.wait_for(self.journal.relinquish(), 2)
+        if for_good and not self.draft:
+            await self.control.close()
         await self._closing.aclose()
         await asyncio.to_thread(remove_tree, self.scratch)
-        self._lock.release()
+
+    async def begin_reindexing(self, config: Config) -> None:
+        """Build an index with other settings beside this one, or go on with it; `building` is the task."""
+        if self.building is not None and not self.building.done():
+            if self.reindexing is not None and reindexing.same(self.reindexing.config, config):
+                return
+            self.building.cancel()
+            await asyncio.gather(self.building, return_exceptions=True)
+        await asyncio.to_thread(reindexing.prepare, self.state, config)
+        self.reindexing = Reindexing(self, config)
+        self.building = asyncio.create_task(self._reindex(self.reindexing), name="reindexing")
+        self.building.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may be gone
+
+    async def _reindex(self, under_way: Reindexing) -> None:
+        try:
+            await under_way.build()
+        except IngestdError as error:
+            under_way.waiting_for = error.message
+            log.error("the new index cannot be built: %s", error.message)
+            raise
+        await self._replace(under_way.config)
+
+    async def _replace(self, config: Config) -> None:
+        """Put the new index in the place of the one in use. Commands wait for it, a few seconds."""
+        self._steady.clear()
+        try:
+            while self._answering:
+                await asyncio.sleep(0.05)
+            await self._close(DRAIN, for_good=False)
+            await asyncio.to_thread(reindexing.complete, self.state)
+            await asyncio.to_thread(reindexing.settle, self.state)
+            super().__init__(config)
+            self.reindexing = None
+            await self._open()
+            if self.watching_sources:
+                await self.started_up()
+            log.info("the new index is in use: %s", config.encode.model)
+        except Exception as error:
+            self.broken.set_exception(error)
+            raise
+        finally:
+            self._steady.set()
 
     def _renew_load(self) -> None:
         for pool in self.load_pools:
@@ -194,6 +274,8 @@ class Daemon(Stages):
         self.config = config
         self.dispatcher.configure(config)
         await self._note_sources()
+        if self.reindexing is not None:
+            await self.reindexing.configure(config)
         if self.load_settings(0) != settings:
             self._renew_load()
         self.load_pool.resize(self.load_workers)
@@ -204,8 +286,17 @@ class Daemon(Stages):
 
     async def reload(self) -> dict[str, Any]:
         """See `reloading.reload`."""
+        await self._steady.wait()
         async with self._reloading:
             return await reload(self)
+
+    async def widen(self) -> None:
+        """Let load workers read what `ingest` was given: the journal has files of it that are to be loaded."""
+        found = await self.journal.read(functools.partial(journals.folders, source=INGEST_SOURCE))
+        fresh = {os.fsdecode(b"/" + path) for path in found} - self.watching.readable
+        if fresh:
+            self.watching.readable |= fresh
+            self.watching.on_readable()
 
     def _sources(self, known: dict[str, journals.SourceRow]) -> None:
         self.dispatcher.roots = {name: source.root for name, source in known.items()}
@@ -299,6 +390,20 @@ class Daemon(Stages):
 
     async def handle(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The commands of the control socket."""
+        if command == "reindex":  # it waits for the new index, which waits for nobody but the others
+            config = await asyncio.to_thread(reread, self.config)
+            async for told in reindexing.reindex(self, config):
+                yield told
+            return
+        await self._steady.wait()
+        self._answering += 1
+        try:
+            async for told in self._answer(command, arguments):
+                yield told
+        finally:
+            self._answering -= 1
+
+    async def _answer(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         match command:
             case "status":
                 yield await self.status()
@@ -354,6 +459,7 @@ class Daemon(Stages):
 
     async def status(self) -> dict[str, Any]:
         """See DESIGN's list of `status --json`."""
+        await self._steady.wait()
         files, chunks = await self.journal.read(journals.counts)
         return reports.status(self, files, chunks, await self.journal.read(journals.sources))
 
@@ -383,6 +489,10 @@ class Daemon(Stages):
             found.append(self.dispatcher.room.trouble)
         if self.indexer.trouble:
             found.append(f"the index cannot be written: {self.indexer.trouble}")
+        if self.reindexing is not None:
+            found.append(self.reindexing.told)
+        elif self._target is not None:
+            found.append("a new index is half built; to go on with it: ingestd reindex")
         if self.journal.trouble:
             found.append(self.journal.trouble)
         return found

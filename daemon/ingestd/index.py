@@ -83,7 +83,13 @@ def open_sink(settings: dict[str, Any]) -> tuple[Sink, int]:
         known = ", ".join(sorted(registry.sinks)) or "none"
         raise ConfigError(f"[index] sink = {settings['sink']!r}: there is no such sink (there is: {known}){broken}")
     fingerprint = msgspec.convert(settings["fingerprint"], Fingerprint)
-    sink.open(Path(settings["directory"]), fingerprint, settings["options"], readonly=settings["readonly"])
+    # Not every sink has anything to publish: one index for each state directory is a draft of its own.
+    publish = getattr(sink, "publish", None)
+    draft = {"draft": True} if publish is not None and (settings["draft"] or settings["publish"]) else {}
+    directory = Path(settings["directory"])
+    sink.open(directory, fingerprint, settings["options"], readonly=settings["readonly"], **draft)
+    if publish is not None and settings["publish"]:
+        publish()
     return sink, fingerprint.dims
 
 

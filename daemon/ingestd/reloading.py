@@ -29,14 +29,18 @@ async def reload(daemon: Daemon) -> dict[str, Any]:
     everything is as it was.
     """
     old = daemon.config
-    file = Path(old.file) if old.file else None
-    new = await asyncio.to_thread(load, file, os.environ, old.state.directory)
+    new = await asyncio.to_thread(reread, old)
     await daemon.configure(msgspec.structs.replace(old, watch=new.watch, load=new.load, file=new.file))
     deadline = time.monotonic() + WATCH_WAIT
     while not daemon.watching.ready and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     log.info("the configuration was read again: %d sources", len(new.watch))
     return {"sources": [table.name for table in new.watch], "restart": unlike(old, new)}
+
+
+def reread(config: Config) -> Config:
+    """The configuration as its file is now. Raises `ConfigError`."""
+    return load(Path(config.file) if config.file else None, os.environ, config.state.directory)
 
 
 def unlike(old: Config, new: Config) -> list[str]:

@@ -219,6 +219,7 @@ def offline_status(config: Config, db: sqlite3.Connection | None) -> dict[str, A
         "sink": {"name": config.index.sink, "healthy": None},
         "sandbox": None,
         "warnings": holds(files, sources),
+        "reindex": None,
         "rates": {"files_per_second": 0.0, "chunks_per_second": 0.0},
         "recent": [],
     }  # fmt: skip
@@ -274,6 +275,7 @@ def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int, known: d
         "sink": {"name": daemon.config.index.sink, "healthy": index_ready and daemon.indexer.trouble is None},
         "sandbox": next((worker.info.get("sandbox") for worker in daemon.load_pool.workers if worker.info), None),
         "warnings": [*daemon.troubles, *holds(files, known)],
+        "reindex": daemon.reindexing.progress if daemon.reindexing is not None else None,
         "rates": {"files_per_second": per_file, "chunks_per_second": per_chunk},
         "recent": list(daemon.dispatcher.recent),
         "uptime_seconds": time.monotonic() - daemon.started,

@@ -20,8 +20,9 @@ from ingestd.errors import IngestdError
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.manifest import Plugins
+from ingestd.reindexing import made_with
 from ingestd.slots import Pool, Turns
-from ingestd.supervisor import Worker, WorkerDied
+from ingestd.supervisor import StartError, Worker, WorkerDied
 from ingestd.types import display
 from ingestd.watching import Watching
 
@@ -35,6 +36,7 @@ class Stages:
     """The pools, and what feeds each. A `Daemon` opens the journal and the rest."""
 
     watching_sources: bool
+    draft: bool
     journal: Journal
     encoders: Encoders
     indexer: Indexer
@@ -50,6 +52,7 @@ class Stages:
         self.state = config.state_directory
         self.plugins = Plugins()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._publish = False
         self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def _task(self, coroutine: Any, name: str) -> None:
@@ -143,7 +146,18 @@ class Stages:
         if not self._fingerprint.done():
             self.encoders.wanted.set()
         await self._fingerprint
+        made = await self.journal.meta("made")
+        before = json.loads(made)["index"]["sink"] if made is not None else self.config.index.sink
+        if before != self.config.index.sink:
+            self.index_pool.trouble = f"the index is in {before}, and [index] sink = {self.config.index.sink!r}"
+            error = StartError(self.index_pool.trouble, fatal=True, command="ingestd reindex")
+            self.index_pool.failed.set_result(error)
+            return
+        self._publish = await self.journal.meta("publish") == "1" and not self.draft
         self.index_pool.open()
+        await self.index_pool.ready.wait()
+        await self.journal.meta("made", made_with(self.config, self._model))
+        await self.journal.meta("publish", "0")
 
     async def _serve_encoder(self, worker: Worker) -> None:
         fingerprint = worker.info.get("fingerprint")
@@ -218,6 +232,8 @@ class Stages:
             "fingerprint": self._fingerprint.result(),
             "options": index.sinks.get(index.sink, {}),
             "readonly": False,
+            "draft": self.draft,
+            "publish": self._publish,
             "blocked": self.plugins.blocked,
         }
 

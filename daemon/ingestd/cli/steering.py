@@ -10,10 +10,12 @@ import click
 from ingestd.cli.group import command
 from ingestd.cli.invocation import (
     FAILED,
+    INTERRUPTED,
     Invocation,
     absolute_paths,
     as_json,
     duration,
+    fail,
     in_base64,
     print_json,
 )
@@ -204,24 +206,49 @@ def verify(invocation: Invocation, deep: bool, repair: bool, json: bool) -> int:
 
 
 @command()
+@click.option("--drop", is_flag=True, help="Drop the index at once: nothing is found until files are indexed anew.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_obj
-def reindex(invocation: Invocation, yes: bool, json: bool) -> None:
-    """Drop the index and queue every file: after a change of model or chunking the next run makes it anew.
+def reindex(invocation: Invocation, drop: bool, yes: bool, json: bool) -> int:
+    """Build the index anew, with the settings that are in the configuration now: another model, other chunks.
+
+    The new index grows beside the one in use, which goes on answering and following the folders, and takes its place in
+    one step when it is complete. Interrupted, it goes on at the next start, or with the same command. A running daemon
+    does the work, also when this command is gone.
 
     \b
     Examples:
-      ingestd reindex && ingestd run
+      ingestd reindex
       ingestd reindex --yes --json
+      ingestd reindex --drop && ingestd run
     """
     config = invocation.config()
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Drop the index in {config.state_directory} and make it anew?", abort=True, err=True)
-    from ingestd import commands
+    from ingestd import commands, log
 
-    answer = commands.reindex(config)
+    if not yes and sys.stdin.isatty():
+        what = "Drop the index, and make it anew" if drop else "Build a new index"
+        click.confirm(f"{what} with {config.encode.model} ({config.state_directory})?", abort=True, err=True)
+    if drop:
+        queued = commands.drop_index(config)
+        if json:
+            print_json({"queued": queued})
+        else:
+            click.echo(f"{queued:,} files are queued; `ingestd run` or `ingestd ingest PATH` indexes them")
+        return 0
+    from ingestd.cli.terminal import ingesting
+
+    try:
+        with ingesting() as view:
+            log.quiet(invocation.verbose, write=view.write)
+            told = commands.reindex(config, progress=view.show)
+    except KeyboardInterrupt:
+        message = "interrupted: the index in use is as it was, and the new one goes on where it is"
+        return fail(message, "ingestd reindex", INTERRUPTED)
     if json:
-        print_json(answer)
+        print_json(told)
     else:
-        click.echo(f"{answer.get('queued', 0):,} files are queued; `ingestd run` or `ingestd ingest PATH` indexes them")
+        click.echo(f"in use: {told['documents']:,} documents, {told['chunks']:,} chunks, made with {told['model']}")
+        if bad := told["failed"] + told["quarantined"]:
+            click.echo(f"{bad:,} files failed: ingestd failures", err=True)
+    return FAILED if told["failed"] or told["quarantined"] else 0

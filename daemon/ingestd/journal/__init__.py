@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestd.journal import removal, taking
-from ingestd.journal.reading import at, counts, find, history, troubles
+from ingestd.journal.reading import at, counts, find, folders, history, troubles
 from ingestd.journal.retrying import RETRIES, RETRYABLE, failed, forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
 from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause, sources
@@ -39,6 +39,7 @@ __all__ = [
     "counts",
     "failed",
     "find",
+    "folders",
     "forget_all",
     "history",
     "pause",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 
 from ingestd.journal.schema import COLUMNS, Row
 from ingestd.journal.sources import sources
+
+FOLDERS = 64
+"""Folders that a sandbox is told of one by one."""
 
 
 def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
@@ -43,6 +47,17 @@ def find(db: sqlite3.Connection, path: bytes) -> Iterator[Row]:
             found = Row(*row)
             if not low or found.path == low or found.path.startswith(low + b"/"):
                 yield found
+
+
+def folders(db: sqlite3.Connection, source: str) -> set[bytes]:
+    """Where the files of a source lie, relative to it: folders that lie in no other of them; beyond `FOLDERS` one."""
+    found: set[bytes] = set()
+    for (path,) in db.execute("SELECT path FROM documents WHERE source = ? AND member = '' ORDER BY path", (source,)):
+        parts = os.path.dirname(path).split(b"/")
+        if not any(b"/".join(parts[:depth]) in found for depth in range(1, len(parts) + 1)):
+            found.add(b"/".join(parts))
+    outer = {path for path in found if not any(path.startswith(other + b"/") for other in found)}
+    return outer if len(outer) <= FOLDERS else {os.path.commonpath(list(outer))}
 
 
 def at(db: sqlite3.Connection, source: str, path: bytes) -> Row | None:

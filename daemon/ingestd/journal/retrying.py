@@ -47,7 +47,7 @@ def note(db: sqlite3.Connection, document: int, event: str) -> None:
 def forget_all(db: sqlite3.Connection) -> int:
     """The index is to be made anew: queue every file, with all its chunks. Returns how many."""
     db.execute("DELETE FROM hashes")
-    db.execute("DELETE FROM meta WHERE key = 'fingerprint'")
+    db.execute("DELETE FROM meta WHERE key IN ('fingerprint', 'made')")
     return db.execute(
         "UPDATE documents SET state = CASE state WHEN 'quarantined' THEN state ELSE 'queued' END,"
         " indexed_digest = NULL, indexed_loader = NULL, chunks = 0, retry_at = 0"
