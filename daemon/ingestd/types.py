@@ -189,6 +189,11 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
         """12 hex digits that name an index."""
         return hashlib.blake2b(msgspec.json.encode(self, order="sorted"), digest_size=6).hexdigest()
 
+    def changes(self, made: Fingerprint) -> str:
+        """How it differs from that of an index made earlier, for a person; empty where it does not."""
+        differing = [name for name in self.__struct_fields__ if getattr(made, name) != getattr(self, name)]
+        return "; ".join(f"{name} was {getattr(made, name)!r}, is {getattr(self, name)!r}" for name in differing)
+
 
 # --- encoding -------------------------------------------------------------------------------------------------
 

@@ -176,9 +176,7 @@ def check(connection: apsw.Connection, path: Path, fingerprint: Fingerprint) -> 
         made = msgspec.json.decode(meta.get("fingerprint", ""), type=Fingerprint)
     except msgspec.DecodeError:
         raise IndexMismatchError(f"the index {path} has the format of another ingestd", command=REBUILD) from None
-    differing = [name for name in Fingerprint.__struct_fields__ if getattr(made, name) != getattr(fingerprint, name)]
-    if differing:
-        changes = "; ".join(f"{n} was {getattr(made, n)!r}, is {getattr(fingerprint, n)!r}" for n in differing)
+    if changes := fingerprint.changes(made):
         raise IndexMismatchError(f"the index {path} was made with other settings: {changes}", command=REBUILD)
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 import msgspec
-import numpy as np
 
 from ingestd.types import Chunk, Document, Operation, Rekey, Remove, Replace, Written
 from ingestd_plugins.sqlite_file import SHIFT, SPAN
 from ingestd_plugins.terms import prepare
-
-_HASH_SIZE = 16
-_VALUE_LIMIT = 100_000_000
-"""Bytes; SQLite itself takes ten times as many."""
-_BLOCK = 1024
-_REFUSALS = (ValueError, TypeError, OverflowError, RecursionError)
+from ingestd_plugins.vectors import REFUSALS, check_hashes, check_metadata, check_values, unit_vectors
 
 
 def carry_out(connection: apsw.Connection, operation: Operation, dims: int) -> Written:
@@ -36,11 +30,10 @@ def _replace(connection: apsw.Connection, operation: Replace, dims: int) -> Writ
     try:
         document = _document_row(operation.document)
         rows = [_chunk_row(chunk) for chunk in chunks]
-        vectors = _unit_vectors(operation, dims)
-    except _REFUSALS as error:
+        vectors = unit_vectors(operation, dims)
+        check_hashes(operation)
+    except REFUSALS as error:
         return Written(error=f"the store does not take this document: {error}")
-    if len({chunk.hash for chunk in chunks}) != len(chunks):
-        return Written(error="the store does not take this document: two of its chunks have the same hash")
     found = _find(connection, operation.document.doc_id)
     stored: dict[bytes, tuple[int, tuple[Any, ...]]] = {}
     if found is not None:
@@ -127,56 +120,23 @@ def _document_row(document: Document) -> tuple[Any, ...]:
         document.media_type, document.size, document.mtime_ns, document.digest, document.loader, document.category_id,
         document.category_path, _json(document.metadata),
     )  # fmt: skip
-    _check_values(row)
+    check_values(row)
     return row
 
 
 def _chunk_row(chunk: Chunk) -> tuple[Any, ...]:
     """ordinal, page, headings, metadata, tokens"""
-    if len(chunk.hash) != _HASH_SIZE:
-        raise ValueError(f"a chunk's hash has {len(chunk.hash)} bytes instead of {_HASH_SIZE}")
     row = (chunk.ordinal, chunk.page, _json(chunk.headings), _json(chunk.metadata), chunk.tokens)
-    _check_values(row)
-    _check_values((chunk.text,))
+    check_values(row)
+    check_values((chunk.text,))
     return row
-
-
-def _check_values(row: Iterable[Any]) -> None:
-    """What SQLite would refuse in the middle of the transaction is refused before it."""
-    for value in row:
-        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            raise ValueError(f"{value} is no 64-bit number")
-        if isinstance(value, str):
-            value.encode()  # lone surrogates
-        if isinstance(value, str | bytes) and len(value) > _VALUE_LIMIT:
-            raise ValueError(f"a value of {len(value)} bytes is too long")
 
 
 def _json(value: Any) -> str | None:
     if not value:
         return None
-    msgspec.msgpack.encode(value)  # what a hit cannot carry (numbers of more than 64 bits) is refused here
+    check_metadata(value)
     return msgspec.json.encode(value).decode()
-
-
-def _unit_vectors(operation: Replace, dims: int) -> list[bytes | None]:
-    """The vectors of the fresh chunks, each of length 1 or None."""
-    fresh = sum(chunk.fresh for chunk in operation.chunks)
-    if len(operation.vectors) != fresh * dims * 4:
-        raise ValueError(
-            f"{len(operation.vectors)} bytes of vectors for {fresh} chunks of {dims} dimensions ({fresh * dims * 4})"
-        )
-    matrix = np.frombuffer(operation.vectors, np.float32).reshape(fresh, dims)
-    if not np.isfinite(matrix).all():
-        raise ValueError("a vector holds a value that is not finite")
-    unit: list[bytes | None] = []
-    for start in range(0, fresh, _BLOCK):
-        # In double precision, since the squares of finite floats need not be finite.
-        block = matrix[start : start + _BLOCK].astype(np.float64)
-        lengths = np.linalg.norm(block, axis=1)
-        scaled = (block / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
-        unit += [row.tobytes() if length > 0 else None for row, length in zip(scaled, lengths, strict=True)]
-    return unit
 
 
 def _searchable(headings: Sequence[str], text: str) -> str:
@@ -210,7 +170,7 @@ def _remove(connection: apsw.Connection, doc_id: str) -> Written:
 def _rekey(connection: apsw.Connection, operation: Rekey) -> Written:
     try:
         row = _document_row(operation.document)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         return Written(error=f"the store does not take this document: {error}")
     origin = _find(connection, operation.origin)
     if origin is None or origin.digest != operation.document.digest:

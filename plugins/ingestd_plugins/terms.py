@@ -68,6 +68,11 @@ def question_words(question: str) -> list[tuple[str, ...]]:
     return list(words.values())
 
 
+def is_cjk(term: str) -> bool:
+    """Whether it begins with a CJK character."""
+    return _RUN.match(term) is not None
+
+
 def phrase(term: str) -> str:
     """An FTS5 expression that matches the term. It is quoted, so that nothing a person types is an operator."""
     return f'"{term}"*' if len(term) == 1 and _RUN.match(term) else f'"{term}"'

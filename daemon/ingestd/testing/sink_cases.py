@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -37,6 +38,10 @@ FINGERPRINT = Fingerprint(
 )
 
 
+PLACE = "{place}"
+"""Stands in an option for a short name of the directory, for stores that have their data elsewhere."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A sink under the contract."""
@@ -53,7 +58,9 @@ class Case:
             told = "".join(f"; {error.plugin}: {error.reason}" for error in registry.errors)
             raise UsageError(f"there is no sink {self.name!r}; installed: {', '.join(registry.sinks)}{told}")
         sink = registry.sinks[self.name]
-        sink.open(directory, fingerprint, self.options, readonly=readonly)
+        place = hashlib.blake2b(os.fsencode(directory), digest_size=6).hexdigest()
+        options = {k: v.replace(PLACE, place) if isinstance(v, str) else v for k, v in self.options.items()}
+        sink.open(directory, fingerprint, options, readonly=readonly)
         return sink
 
 

@@ -381,12 +381,15 @@ class SinkContract(SearchContract):
                 kills += 1
                 # Redone from one batch before the last that it said was durable.
                 durable = max([durable, *(int(line) - 1 for line in said[:-1])])
-                if durable:
+                if durable and case.atomic:
                     check_wholeness(case, target, allowed)
             process.stdin.close()
         assert kills >= 3  # how many a fast writer leaves time for
         sink = case.open(target)
-        assert contents(sink) == expected
+        found = contents(sink)
+        if not case.atomic:  # what was deleted still counts in the statistics of a server's ranking
+            del found["answers"], expected["answers"]
+        assert found == expected
         sink.close()
 
 
