@@ -27,13 +27,13 @@ from ingestd.cli import cli
 from ingestd.errors import IndexMismatchError, IngestdError, ModelError, UnreachableError
 
 NAMES = [
-    "run", "ingest", "search", "status", "why", "failures", "check-config", "plugins", "doctor", "completion", "retry",
-    "wait", "pause", "resume", "confirm-deletes", "reload", "verify", "reindex", "try",
+    "run", "ingest", "search", "status", "why", "failures", "explain", "check-config", "plugins", "doctor",
+    "completion", "retry", "wait", "pause", "resume", "confirm-deletes", "reload", "verify", "reindex", "try",
     "new-plugin",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
-    "check-config", "plugins", "doctor", "try", "verify",
+    "check-config", "plugins", "doctor", "try", "verify", "explain",
 ]  # fmt: skip
 
 Invoke = Callable[..., Result]
@@ -510,3 +510,23 @@ def test_on_a_terminal(tmp_path: Path, command: str, expected: list[str]) -> Non
     assert child.returncode == 0, plain
     for text in expected:
         assert text in plain, plain
+
+
+# --- explain --------------------------------------------------------------------------------------------------
+
+
+def test_explain(invoke: Invoke) -> None:
+    assert "quarantined" in invoke("explain").stdout
+    assert invoke("explain", "deadline of 60 s exceeded at page 3").stdout.startswith(
+        "deadline\n\nThe loader took longer"
+    )
+    assert json.loads(invoke("explain", "--json", "memory").stdout)["name"] == "memory"
+    assert {"name": "held", "section": "States"} in json.loads(invoke("explain", "--json").stdout)
+    unknown = invoke("explain", "some", "plugin's", "deadlines")
+    assert unknown.exit_code == 2
+    assert "'deadline'" in unknown.stderr
+
+
+def test_failures_name_the_pages_that_explain_them(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "failures", [{"path": "/a.pdf", "state": "quarantined", "reason": "needs a password"}])
+    assert "ingestd explain password" in invoke("failures").stderr

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -16,7 +20,7 @@ from ingestd.cli.invocation import (
     in_base64,
     print_json,
 )
-from ingestd.errors import ConfigError
+from ingestd.errors import ConfigError, UsageError
 
 
 @command()
@@ -69,6 +73,7 @@ def why(invocation: Invocation, path: str, json: bool, base64: bool) -> None:
     from ingestd.cli import views
 
     views.show(views.reason_of(answer))
+    _point_to_page([answer])
 
 
 @command()
@@ -94,8 +99,73 @@ def failures(invocation: Invocation, json: bool) -> None:
     if found:
         views.show(views.failed(found))
         click.echo("try: ingestd why PATH, ingestd retry PATH", err=True)
+        _point_to_page(found)
     else:
         click.echo("no file has failed", err=True)
+
+
+def _point_to_page(documents: Sequence[Mapping[str, Any]]) -> None:
+    """Name the pages that explain these reasons."""
+    from ingestd import explaining
+
+    found = [explaining.find(str(document["reason"])) for document in documents[:1000] if document.get("reason")]
+    names = dict.fromkeys(page.name for page in found if page is not None)
+    if names:
+        click.echo(f"what that means: {', '.join(f'ingestd explain {name}' for name in list(names)[:3])}", err=True)
+
+
+def _complete_page(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from ingestd import explaining
+
+    return [name for name in explaining.names() if name.startswith(incomplete)]
+
+
+@command()
+@click.argument("reason", metavar="[STATE|REASON]", nargs=-1, shell_complete=_complete_page)
+@as_json
+@click.pass_obj
+def explain(invocation: Invocation, reason: Sequence[str], json: bool) -> int:
+    """Explain a state, or a reason as it was printed: what is behind it, and what to type.
+
+    Without an argument it lists the pages.
+
+    \b
+    Examples:
+      ingestd explain quarantined
+      ingestd explain "deadline of 60 s exceeded at page 3"
+      ingestd explain
+    """
+    from ingestd import explaining
+
+    what = " ".join(reason).strip()
+    if not what:
+        if json:
+            print_json([{"name": page.name, "section": page.section} for page in explaining.pages()])
+            return 0
+        for section, pages in itertools.groupby(explaining.pages(), key=lambda page: page.section):
+            click.echo(f"{section}: {', '.join(page.name for page in pages)}")
+        return 0
+    page = explaining.find(what)
+    if page is None:
+        known = "', '".join(explaining.near(what))
+        raise UsageError(
+            f"no page explains it: it may be the word of a plugin, which `ingestd why PATH` names. Near: '{known}'",
+            command="ingestd explain",
+        )
+    if json:
+        print_json({"name": page.name, "section": page.section, "reasons": page.patterns, "text": page.text})
+        return 0
+    if not sys.stdout.isatty():
+        click.echo(f"{page.name}\n\n{page.text}")
+        return 0
+    from rich.console import Group
+    from rich.markdown import Markdown
+    from rich.text import Text
+
+    from ingestd.cli import views
+
+    views.show(Group(Text(page.name, style="bold"), Text(), Markdown(page.text)))
+    return 0
 
 
 @command("check-config")
