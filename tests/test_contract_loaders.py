@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ingestd.plugins import discover
 from ingestd.testing import LoaderContract
-from tests import corpus
+from tests import archives, corpus
 
 SAMPLES = {f"sample{suffix}": data for suffix, data in corpus.samples().items()}
 """One document of each format."""
+ZIPPED = {"sample.zip": archives.zipped(corpus.samples())}
 TAKEN: dict[str, dict[str, bytes]] = {}
 for _name, _loader in discover("loaders").loaders.items():
     TAKEN[_name] = {name: data for name, data in SAMPLES.items() if name.removeprefix("sample") in _loader.suffixes}
@@ -16,6 +17,12 @@ for _name, _loader in discover("loaders").loaders.items():
 class TestText(LoaderContract):
     loader = "text"
     samples = TAKEN[loader]
+    quiet = True
+
+
+class TestZip(LoaderContract):
+    loader = "zip"
+    samples = ZIPPED
     quiet = True
 
 

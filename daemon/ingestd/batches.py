@@ -11,6 +11,9 @@ from ingestd import reports
 from ingestd.journal import Taken
 from ingestd.messages import Scanned
 
+FAILURES = 1000
+"""Told of, at the most."""
+
 
 @dataclass
 class Batch:
@@ -31,6 +34,12 @@ class Batch:
         self.total += taken.joined
         for state, files in taken.done.items():
             self.outcomes["unchanged" if state in ("indexed", "partial") else state] += files
+
+    def end(self, state: str, path: bytes, reason: str | None) -> None:
+        """A document is done with."""
+        self.outcomes[state] += 1
+        if state in ("failed", "quarantined") and len(self.failures) < FAILURES:
+            self.failures.append({"path": path, "state": state, "reason": reason})
 
     def progress(self, current: list[str], *, scanning: bool, seconds: float) -> dict[str, Any]:
         """For the bar: counts, and the files in hand."""

@@ -73,6 +73,8 @@ class Attempt(Loading):
     digest: bytes | None = None
     seconds: float = 0.0
     """That loading took, once it is done."""
+    parts: set[str] = field(default_factory=set)
+    """Members that were found in it."""
 
 
 class Watchman:

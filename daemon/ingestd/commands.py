@@ -19,7 +19,7 @@ from ingestd.control import Control
 from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.lock import Lock
-from ingestd.paths import exists
+from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
 from ingestd.types import display
 
@@ -270,16 +270,16 @@ def plugins(config: Config) -> list[dict[str, Any]]:
 
 def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:
     """Load one file in a worker of its own and say all about it; nothing is journaled or indexed."""
-    path = os.path.abspath(path)
+    path, member = split_member(os.path.abspath(path))
     control = connect(config)
     if control is not None:
         with control:
-            return control.call("try", path=path, loader=loader)
+            return control.call("try", path=path, loader=loader, member=member)
 
     async def alone() -> dict[str, Any]:
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
-            (told,) = [told async for told in daemon.trials.answer(path, loader)]
+            (told,) = [told async for told in daemon.trials.answer(path, loader, member=member)]
             return told
 
     return asyncio.run(alone())

@@ -6,6 +6,7 @@ A daemon mends what it can (text that is not valid, say) and indexes the file al
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 from ingestd.messages import Shown, Yielded
@@ -54,6 +55,10 @@ class Inspection:
 def faults(element: object, page: int | None = None) -> Iterator[str]:
     """What is wrong with an element that comes after one on `page`; an empty text only says that there is progress."""
     if isinstance(element, Part):
+        if not isinstance(element.name, str) or not element.name:
+            yield f"a part has a name, not {one_line(repr(element.name), 40)}"
+        if element.error is None and not (isinstance(element.path, Path) and element.path.is_file()):
+            yield "a part has either the path of a file or an error"
         return
     if not isinstance(element, Element):
         yield f"it is a {type(element).__name__}, not an Element"

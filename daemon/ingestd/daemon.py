@@ -155,6 +155,8 @@ class Daemon(Stages):
         await self.plugins.probe(self.scratch, self._prefix)
         self.trials = Trials(self, f"{self._prefix}.load.try")
         self._closing.push_async_callback(self.trials.close)
+        self.dispatcher.loaders = self.plugins.loaders
+        self._closing.callback(self.dispatcher.unpacked.close)
         self.plugins.check(self.config)
         if revived := await self.journal.revive(self.plugins.loaders):
             log.info("%d files get another try, since the loaders changed", revived)
@@ -348,10 +350,16 @@ class Daemon(Stages):
             scans = [self.watching.scan(table, below, number) for table, below in jobs]
             scanning = asyncio.ensure_future(asyncio.gather(*scans))
             scanning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
+            adopted = False
             while True:
                 if scanning.done():
                     await asyncio.sleep(TICK)
                 done, _ = await asyncio.wait({scanning}, timeout=TICK)
+                if done and not adopted:
+                    adopted = True
+                    for table, below in jobs:
+                        batch.total += await self.journal.adopt(number, table.name, below)
+                    self.dispatcher.wake()
                 pending = await self.journal.pending(number, 20.0)
                 current = [display(w.path) for pool in self.load_pools for w in pool.workers if w.path]
                 told = batch.progress(current, scanning=not done, seconds=time.monotonic() - began)

@@ -9,18 +9,20 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from ingestd import process
+from ingestd import parts, process
 from ingestd.blame import Attempt, Watchman
 from ingestd.channel import write_blob
 from ingestd.config import Config, LoaderLimits
 from ingestd.encoders import Encoders
+from ingestd.errors import ChannelError
 from ingestd.indexer import Indexer
-from ingestd.journal import Journal, Row
+from ingestd.journal import Journal, Row, Verdict
+from ingestd.journal.members import joined
 from ingestd.journal.removal import Hold
 from ingestd.journal.retrying import ALONE_AFTER
 from ingestd.messages import (
@@ -30,7 +32,10 @@ from ingestd.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Parts,
+    PartsTaken,
     Proceed,
+    Stat,
 )
 from ingestd.outcomes import Outcomes, tag
 from ingestd.slots import Turns
@@ -67,6 +72,8 @@ class Dispatcher(Outcomes):
         self.roots: dict[str, bytes] = {}
         self.stopped: set[str] = set()
         """Sources that somebody paused, or took out of the configuration."""
+        self.loaders: Mapping[str, str] = {}
+        """Name and version of each that is there."""
         self.own_pools: set[str] = set()
         """Loaders that have workers of their own."""
         self.draining = False
@@ -121,8 +128,9 @@ class Dispatcher(Outcomes):
         return self.stopped | self.paused.keys()
 
     def document_path(self, row: Row) -> bytes:
-        root = self.roots.get(row.source, b"/")
-        return root.rstrip(b"/") + b"/" + row.path
+        """Absolute; that of a part has its name behind that of its container: "outer.zip!/inner/report.pdf"."""
+        path = self.roots.get(row.source, b"/").rstrip(b"/") + b"/" + row.path
+        return path + b"!/" + row.member.encode() if row.member else path
 
     # --- load -------------------------------------------------------------------------------------------------
 
@@ -231,6 +239,9 @@ class Dispatcher(Outcomes):
 
     async def _attempt(self, worker: Worker, row: Row) -> None:
         path = self.document_path(row)
+        if row.member and self.unpacked.find(row) is None:
+            await self._not_at_hand(worker, row, path)
+            return
         attempt = Attempt(
             row=row,
             worker=worker,
@@ -239,6 +250,7 @@ class Dispatcher(Outcomes):
             size=row.size or 0,
             started=time.monotonic(),
             alone=self._exclusive is row,
+            digest=row.digest if row.member else None,
         )
         worker.path = path
         worker.state = "running"
@@ -263,7 +275,14 @@ class Dispatcher(Outcomes):
         source = self.sources.get(row.source)
         follow = source is not None and source.follow_links
         load = Load(job=job, path=attempt.path, follow_links=follow, scratch=str(scratch))
-        answer, descriptors = await worker.call(load)
+        place = self.unpacked.find(row) if row.member else None
+        if place is None:
+            answer, descriptors = await worker.call(load)
+        else:
+            load = msgspec.structs.replace(
+                load, member=row.member, offset=place.offset, size=place.size, digest=row.digest or b""
+            )
+            answer, descriptors = await worker.call(load, [place.descriptor])
         self.unreachable.answered(row.source)
         if isinstance(answer, Identified):
             identified = answer
@@ -291,7 +310,9 @@ class Dispatcher(Outcomes):
                 else:
                     self._spawn(attempt, self._dropped(attempt, identified, verdict.action, verdict))
                 return
-            answer, descriptors = await self._proceed(attempt, job, verdict.hashes)
+            answer, descriptors = await self._proceed(attempt, job, verdict)
+            while isinstance(answer, Parts):
+                answer, descriptors = await self._take_parts(attempt, descriptors, job)
         attempt.expired = None
         attempt.seconds = time.monotonic() - attempt.started
         self.watchman.finish(attempt)
@@ -318,18 +339,68 @@ class Dispatcher(Outcomes):
             worker.kill("protocol", f"sent a {type(answer).__name__} frame out of turn")
             raise await asyncio.shield(worker.died)
 
-    async def _proceed(self, attempt: Attempt, job: int, hashes: bytes) -> tuple[Any, list[int]]:
+    async def _proceed(self, attempt: Attempt, job: int, verdict: Verdict) -> tuple[Any, list[int]]:
         options = self.config.load.options(attempt.loader)
-        frame = proceed(job, attempt.limits, options, accept_changed=attempt.row.attempts >= CHANGING)
-        known = None
-        if hashes:
-            with contextlib.suppress(OSError):  # no room for so many: all chunks are encoded again
-                known = write_blob([hashes], attempt.worker.scratch)
+        frame = proceed(
+            job, attempt.limits, options, accept_changed=attempt.row.attempts >= CHANGING,
+            depth=verdict.depth, room=self.unpacked.room(),
+        )  # fmt: skip
+        known: list[int] = []
         try:
-            return await attempt.worker.call(frame, [known] if known is not None else [])
+            if verdict.hashes or verdict.parts:
+                with contextlib.suppress(OSError):  # no room for so many: all of it is done again
+                    known.append(write_blob([verdict.hashes], attempt.worker.scratch))
+                    known.append(write_blob([verdict.parts], attempt.worker.scratch))
+            return await attempt.worker.call(frame, known)
         finally:
-            if known is not None:
-                os.close(known)
+            for descriptor in known:
+                os.close(descriptor)
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    async def _take_parts(self, attempt: Attempt, descriptors: list[int], job: int) -> tuple[Any, list[int]]:
+        """Journal what the worker found in its file; returns its next answer."""
+        row, worker = attempt.row, attempt.worker
+        try:
+            members, data = parts.read(descriptors)
+            if data is not None:
+                self.unpacked.add(row, members, data)
+        except ChannelError as error:
+            worker.kill("protocol", error.message)
+            raise await asyncio.shield(worker.died) from None
+        listed = await self.journal.list_parts(row, members, len(attempt.parts))
+        self.unpacked.keep(row, members, listed.wanted)
+        attempt.parts.update(joined(row.member, member.name) for member in members)
+        batch = self.batches.get(listed.batch or 0)
+        if batch is not None:
+            batch.total += listed.joined
+            for member, state, reason in listed.ended:
+                part = msgspec.structs.replace(row, member=member)
+                batch.end(state, self.document_path(part), reason)
+        self.wake()
+        return await worker.call(PartsTaken(job=job, room=self.unpacked.room()))
+
+    async def _not_at_hand(self, worker: Worker, row: Row, path: bytes) -> None:
+        """A part whose bytes are still in its container: it can do without them, or the container is read again."""
+        version = self.loaders.get(row.loader or "")
+        if row.digest is not None and row.media_type is not None and (version is not None or row.loader is None):
+            attempt = Attempt(
+                row=row, worker=worker, path=path, limits=self._limits_of(row.loader or "", row.source), size=0,
+                started=time.monotonic(), digest=row.digest, loader=row.loader or "",
+            )  # fmt: skip
+            identified = Identified(
+                job=0, stat=Stat(0, 0, row.size or 0, row.mtime_ns or 0, 0), digest=row.digest,
+                media_type=row.media_type, loader=row.loader, loader_version=version or "",
+            )  # fmt: skip
+            attempt.tag = tag(identified)
+            verdict = await self.journal.identified(
+                row, identified.stat, identified.digest, row.loader, version or "", attempt.limits.max_strikes
+            )
+            if verdict.action != "load":
+                self._spawn(attempt, self._dropped(attempt, identified, verdict.action, verdict))
+                return
+        await self.journal.seal(row)
+        self.wake()
 
     # --- after loading ----------------------------------------------------------------------------------------
 
@@ -368,6 +439,7 @@ class Dispatcher(Outcomes):
             async def one(row: Row) -> None:
                 await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))
                 await self.journal.removed(row)
+                self.unpacked.done((row.source, row.path, row.member))
 
             await asyncio.gather(*(one(row) for row in rows))
             if rows:
@@ -395,12 +467,16 @@ class Dispatcher(Outcomes):
         await asyncio.gather(*self._finishing, return_exceptions=True)
 
 
-def proceed(job: int, limits: LoaderLimits, options: dict[str, Any], *, accept_changed: bool, show: int = 0) -> Proceed:
-    """The frame that has a file loaded."""
+def proceed(job: int, limits: LoaderLimits, options: dict[str, Any], *, accept_changed: bool, **more: Any) -> Proceed:
+    """The frame that has a file loaded. `more`: further fields of it."""
     known = {
         "max_text": limits.max_text,
         "max_file_size": limits.max_file_size,
         "on_limit": limits.on_limit,
         "accept_changed": accept_changed,
+        "max_parts": limits.max_parts,
+        "max_parts_size": limits.max_parts_size,
+        "max_parts_ratio": limits.max_parts_ratio,
+        "max_parts_depth": limits.max_parts_depth,
     }
-    return Proceed(job=job, limits=known, options=options, show=show)
+    return Proceed(job=job, limits=known, options=options, **more)

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ingestd.errors import AlreadyRunningError, FileError, UnreachableError, UsageError
-from ingestd.paths import exists
+from ingestd.paths import exists, split_member
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,8 @@ class Hit:
     ordinal: int
     """Position in the document, from 0."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    member: str | None = None
+    """Of a part of a file, such as a member of an archive: its name there. `path` ends with `!/` and it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Document:
     """Why the text ends before the file does, where it does."""
     warnings: tuple[str, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    """Names of the documents in it, such as members of an archive; `load` takes `f"{path}!/{name}"`."""
 
 
 class Library:
@@ -197,17 +201,18 @@ class Library:
         return np.concatenate(parts)
 
     def load(self, path: PathLike, *, loader: str | None = None) -> Document:
-        """Read one file as `ingest` would, into chunks, and index nothing.
+        """Read one file as `ingest` would, into chunks, and index nothing; also a part, "archive.zip!/report.pdf".
 
         `loader`: have this one read it, whatever the file is. Raises `FileError` with the reason where it cannot be
         loaded, whether the file is at fault or its loader; notes of the exception then hold stack and output.
         """
         found = os.path.abspath(os.fsencode(path))
-        if not exists(found):
+        file, member = split_member(found)
+        if not exists(file):
             raise UsageError(f"there is no {os.fsdecode(found)}")
         chunks = []
         told: dict[str, Any] = {}
-        for told in self._stream("try", path=found, loader=loader, fresh=False, whole=True):
+        for told in self._stream("try", path=file, loader=loader, fresh=False, whole=True, member=member):
             if "state" not in told:
                 chunks += [Chunk(**{**chunk, "headings": tuple(chunk["headings"])}) for chunk in told["chunks"]]
         if told["state"] not in ("loaded", "partial"):
@@ -225,6 +230,7 @@ class Library:
             partial=told["reason"],
             warnings=tuple(told["warnings"]),
             metadata=told["metadata"],
+            parts=tuple(part["name"] for part in told["parts"]),
         )
 
     def status(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -11,7 +10,7 @@ import signal
 import stat as stat_module
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +22,7 @@ from ingestd.channel import FRAME_LIMIT, Channel, encode, read_blob, write_blob
 from ingestd.chunk import Chunker
 from ingestd.contract import Inspection
 from ingestd.detect import Detected, Detector
+from ingestd.digest import BLOCK, digest_of
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError
 from ingestd.messages import (
@@ -40,12 +40,12 @@ from ingestd.messages import (
 )
 from ingestd.paths import PATH_MAX, open_long
 from ingestd.plugins import discover
-from ingestd.types import Element, File, Loader, Part, display
+from ingestd.types import Allowance, Element, File, Loader, Part, display
+from ingestd.unpack import Unpacking, fetch
 from ingestd.worker import describe, one_line, ready, step
 
 UNKNOWN_SHARE = 0.3
 """Share of unknown tokens above which a document is indexed with a warning."""
-DIGEST_BLOCK = 1 << 20
 OPEN_FILES = 512
 CHANGED = "it changed while it was read"
 LONG_ELEMENT = 1 << 16
@@ -105,14 +105,17 @@ class LoadWorker:
     def run(self) -> None:
         while True:
             frame, descriptors = self.channel.receive()
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if isinstance(frame, Stop):
-                return
-            if isinstance(frame, Load):
-                self._job(frame)
+            try:
+                if isinstance(frame, Stop):
+                    return
+                if isinstance(frame, Load):
+                    self._job(frame, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
-    def _job(self, job: Load) -> None:
+    def _job(self, job: Load, content: Sequence[int]) -> None:
+        """`content`: a descriptor, where the file is a part of another one."""
         scratch = Path(job.scratch)
         answer: Loaded | LoadFailed | None
         descriptors: list[int] = []
@@ -120,7 +123,7 @@ class LoadWorker:
         self.inspection = None
         try:
             scratch.mkdir(mode=0o700)
-            answer, descriptors = self._load(job, scratch)
+            answer, descriptors = self._load(job, content, scratch)
         except MemoryError as error:
             leave = True
             answer = LoadFailed(job=job.job, kind="memory", reason=describe(error))
@@ -145,17 +148,26 @@ class LoadWorker:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _load(self, job: Load, scratch: Path) -> tuple[Loaded | LoadFailed | None, list[int]]:
+    def _open(self, job: Load, content: Sequence[int], scratch: Path) -> int:
         step("opening")
+        if job.member:
+            target = scratch / "content"
+            fetch(content[0], job.offset, job.size, target)
+            return os.open(target, os.O_RDONLY | os.O_CLOEXEC)
         links = 0 if job.follow_links else os.O_NOFOLLOW
-        descriptor = open_long(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links)
+        return open_long(job.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links)
+
+    def _load(self, job: Load, content: Sequence[int], scratch: Path) -> tuple[Loaded | LoadFailed | None, list[int]]:
+        descriptor = self._open(job, content, scratch)
         with os.fdopen(descriptor, "rb") as stream:
             before = os.fstat(descriptor)
             if not stat_module.S_ISREG(before.st_mode):
                 raise FileError("not a regular file")
             digest = digest_of(stream)
+            if job.member and digest != job.digest:
+                return LoadFailed(job=job.job, kind="changed", reason="it is not what was unpacked"), []
             step("detecting the type")
-            detected = self.detector.detect(stream, display(os.path.basename(job.path)))
+            detected = self.detector.detect(stream, name_of(job))
             if job.loader is not None:
                 detected = chosen(detected, self.loaders[job.loader])
             stream.seek(0)
@@ -179,16 +191,20 @@ class LoadWorker:
                 return None, []
             assert isinstance(answer, Proceed)
             known = read_blob(descriptors[0]) if descriptors else b""
+            parts = read_blob(descriptors[1]) if descriptors[1:] else b""
             file, cut = open_file(job, scratch, stream, detected, answer)
             if answer.show:
                 self.inspection = Inspection(answer.show)
-            reading = Reading(file, loader, answer.limits, cut, self.inspection)
+            unpacking = Unpacking(self.channel, answer, parts, self.detector, self.loaders, scratch.parent)
+            reading = Reading(file, loader, answer.limits, cut, unpacking, self.inspection)
             try:
                 chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
             except Exception:
                 if answer.limits.get("accept_changed") or not changed(descriptor, before):
                     raise
                 return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []  # half of it was another file's
+            finally:
+                unpacking.close()
             was_changed = changed(descriptor, before)
             if was_changed and not answer.limits.get("accept_changed"):
                 return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []
@@ -199,7 +215,7 @@ class LoadWorker:
                 f"{chunked.unknown_share:.0%} of the {UNKNOWN_TOKENS}: it may not know this language;"
                 " a multilingual model finds more"
             )
-        if not chunked.chunks:
+        if not chunked.chunks and not file.allowance.parts:
             file.warn("no text was found")
         step("handing over")
         chunks = msgspec.msgpack.encode(chunked.chunks)
@@ -266,16 +282,30 @@ class Reading:
         loader: Loader,
         limits: dict[str, Any],
         partial: str | None,
+        unpacking: Unpacking,
         inspection: Inspection | None = None,
     ) -> None:
         self.file = file
+        self.unpacking = unpacking
         self.loader = loader
         self.inspection = inspection
         self.max_text = limits["max_text"]
         self.quarantine = limits["on_limit"] == "quarantine"
         self.partial = partial
+        self.found = False
+        """Anything at all."""
 
     def elements(self) -> Iterator[Element]:
+        try:
+            yield from self._elements()
+        except LimitError as error:
+            if self.quarantine or not self.found:
+                raise
+            self.partial = self.partial or error.message  # what was found so far stays
+        self.partial = self.partial or self.file.partial
+        self.unpacking.flush()
+
+    def _elements(self) -> Iterator[Element]:
         characters = 0
         number = 0
         place = "before the first element"
@@ -285,13 +315,14 @@ class Reading:
             if self.inspection is not None:
                 self.inspection.look(element)
             if isinstance(element, Part):
-                step(place)
-                self.file.warn(f"the file {one_line(element.name, 100)!r} inside it is not read")
+                self.unpacking.take(element, self.file)
+                self.found = True
                 continue
             if not isinstance(element, Element) or not isinstance(element.text, str):
                 raise TypeError(f"loader {self.loader.name!r} yielded {type(element).__name__}, not Element")
             place = f"page {element.page}, element {number}" if element.page is not None else f"element {number}"
             step(place)
+            self.found = True
             room = self.max_text - characters
             characters += len(element.text)
             if characters > self.max_text:
@@ -351,7 +382,6 @@ def open_file(
 
     Beside it the reason why it is only the beginning of the file, where that is so.
     """
-    name = display(os.path.basename(job.path))
     suffix = detected.suffix
     alias = scratch / f"file{suffix if suffix.isascii() and suffix.isprintable() and '/' not in suffix else ''}"
     size = os.fstat(stream.fileno()).st_size
@@ -362,34 +392,37 @@ def open_file(
         if proceed.limits["on_limit"] == "quarantine" or not detected.media_type.startswith("text/"):
             raise LimitError(partial)
         with alias.open("wb") as head:
-            while head.tell() < limit and (block := stream.read(min(DIGEST_BLOCK, limit - head.tell()))):
+            while head.tell() < limit and (block := stream.read(min(BLOCK, limit - head.tell()))):
                 head.write(block)
     else:
         # Through the open descriptor where the path is too long for a link: the name stays valid in this process.
         target = job.path if len(job.path) < PATH_MAX else b"/proc/self/fd/%d" % stream.fileno()
+        target = os.fsencode(scratch / "content") if job.member else target
         os.symlink(target, os.fsencode(alias))
     own = scratch / "own"
     own.mkdir(mode=0o700)
     file = File(
         path=alias,
-        name=name,
+        name=name_of(job),
         suffix=suffix,
         media_type=detected.media_type,
         size=size,
         scratch=own,
         options=proceed.options,
+        allowance=Allowance(
+            count=proceed.limits["max_parts"],
+            size=proceed.limits["max_parts_size"],
+            part=limit,
+            ratio=proceed.limits["max_parts_ratio"],
+            depth=max(0, proceed.limits["max_parts_depth"] - proceed.depth),
+        ),
     )
     return file, partial
 
 
-def digest_of(stream: BinaryIO) -> bytes:
-    """BLAKE2b-128 of the content; the stream is at its start again afterwards."""
-    digest = hashlib.blake2b(digest_size=16)
-    while block := stream.read(DIGEST_BLOCK):
-        digest.update(block)
-        step("reading")
-    stream.seek(0)
-    return digest.digest()
+def name_of(job: Load) -> str:
+    """The file's own name."""
+    return job.member.rpartition("/")[2] if job.member else display(os.path.basename(job.path))
 
 
 def changed(descriptor: int, before: os.stat_result) -> bool:

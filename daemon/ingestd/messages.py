@@ -18,6 +18,8 @@ Reason = Annotated[str, msgspec.Meta(max_length=16384)]
 """A cause that a person reads."""
 Digest = Annotated[bytes, msgspec.Meta(max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+MemberName = Annotated[str, msgspec.Meta(max_length=8192, pattern=r"\A[^\0]*\Z")]
+"""A part of a file: its name there, those of nested containers before it, each followed by `!/`."""
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -89,6 +91,11 @@ class Load(Frame, frozen=True, kw_only=True):
     """Directory of this attempt, made and removed by the supervisor."""
     loader: Short | None = None
     """Have this one load it, whatever the file is."""
+    member: MemberName = ""
+    """A part of the file. Descriptor: its bytes are `size` from `offset` on, with this digest."""
+    offset: Count = 0
+    size: Count = 0
+    digest: Digest = b""
 
 
 class Identified(Frame, frozen=True, kw_only=True):
@@ -103,12 +110,19 @@ class Identified(Frame, frozen=True, kw_only=True):
 
 
 class Proceed(Frame, frozen=True, kw_only=True):
-    """Load it. Descriptor, if any: a blob of the 16-byte hashes of chunks whose vectors the index has."""
+    """Load it. Descriptors, if any: a blob of the 16-byte hashes of chunks whose vectors the index has, and one of the
+    16-byte digests of parts whose bytes nobody needs."""
 
     job: int
     limits: dict[str, Any] = {}
-    """`max_text` (characters), `on_limit` ("truncate" or "quarantine"), `accept_changed` (take what was read, though
-    the file changed meanwhile)."""
+    """Those of `LoaderLimits` that a worker keeps, and `accept_changed` (take what was read, though the file changed
+    meanwhile)."""
+    depth: Count = 0
+    """Containers in which the file lies."""
+    room: Count = 0
+    """Bytes of parts that may be taken along."""
+    want: MemberName | None = None
+    """Take along only this part, or the container in which it lies."""
     options: dict[str, Any] = {}
     """The loader's own options."""
     show: Count = 0
@@ -140,6 +154,36 @@ class Yielded(msgspec.Struct, frozen=True):
     shown: list[Shown]
     faults: list[str]
     """Where it does not keep to the contract of loaders, see `contract`."""
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A part that a loader found in its file."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"\A[^\0]*\Z")]
+    """Its own, without that of the container; no two parts of a file have the same."""
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
+    digest: Digest = b""
+    media_type: Short = ""
+    loader: Short | None = None
+    loader_version: Short = ""
+    offset: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)] = -1
+    """Where its bytes begin in what comes along; -1: nowhere."""
+    error: Reason | None = None
+    """Why it cannot be read."""
+
+
+class Parts(Frame, frozen=True, kw_only=True):
+    """Some of the parts of the file. Descriptors: a blob of them (msgpack list of `Member`), and, if any was taken
+    along, a file with their bytes. The worker goes on when it has `PartsTaken`."""
+
+    job: int
+
+
+class PartsTaken(Frame, frozen=True, kw_only=True):
+    """They are journaled. `room`: bytes that may be taken along from now on."""
+
+    job: int
+    room: Count
 
 
 UNKNOWN_TOKENS = "tokens are unknown to the model"
@@ -475,13 +519,13 @@ class Manifest(Frame, frozen=True, kw_only=True):
 
 
 TO_WORKER = (
-    Start | Stop | Load | Proceed | Drop | Encode | EncodeQuery | Tokenize | IndexReplace | IndexRekey | IndexRemove
-    | IndexSearch | IndexCompare | WatchSource | Unwatch | Rescan | ChangesTaken
+    Start | Stop | Load | Proceed | Drop | PartsTaken | Encode | EncodeQuery | Tokenize | IndexReplace | IndexRekey
+    | IndexRemove | IndexSearch | IndexCompare | WatchSource | Unwatch | Rescan | ChangesTaken
 )  # fmt: skip
 
 Opening = Ready | StartFailed
 FROM_WORKER = {
-    "load": Opening | Identified | Loaded | LoadFailed,
+    "load": Opening | Identified | Parts | Loaded | LoadFailed,
     "encode": Opening | Encoded | EncodeFailed | QueryVector | Tokenized | EncoderLoad,
     "index": Opening | IndexWritten | IndexUnavailable | IndexHits | IndexComparing | IndexCompared,
     "watch": Opening | Changes | Scanned | Settling | WatchWarning,

@@ -17,6 +17,7 @@ from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal
 from ingestd.messages import UNKNOWN_TOKENS, Identified, IndexRekey, IndexRemove, IndexReplace, Loaded, LoadFailed
+from ingestd.parts import Unpacked
 from ingestd.room import Room
 from ingestd.supervisor import WorkerDied
 from ingestd.types import Document, display
@@ -49,6 +50,7 @@ class Outcomes:
         self.causes = CommonCause()
         self.unreachable = Unreachable()
         self.room = Room(scratch)
+        self.unpacked = Unpacked()
         self.sources: dict[str, WatchTable] = {}
         self.batches: dict[int, Batch] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=20)
@@ -91,7 +93,8 @@ class Outcomes:
             ended = await self.journal.indexed(
                 row, identified.digest, attempt.tag, chunks=written.chunks, hashes=None, origin=verdict.origin,
                 partial=verdict.partial, warnings=verdict.warnings, title=verdict.title, metadata=verdict.metadata,
-                event="copied from the same content",
+                event="copied from the same content", parts=() if verdict.place is None and not row.member else None,
+                copied=verdict.place,
             )  # fmt: skip
             self._outcome(attempt, ended, verdict.partial, written.chunks)
         elif action == "quarantine":
@@ -112,7 +115,7 @@ class Outcomes:
             doc_id=row.doc_id,
             source=row.source,
             path=attempt.path,
-            title=title or os.path.splitext(display(os.path.basename(row.path)))[0],
+            title=title or os.path.splitext(display(os.path.basename(attempt.path)))[0],
             media_type=identified.media_type,
             size=identified.stat.size,
             mtime_ns=identified.stat.mtime_ns,
@@ -120,7 +123,11 @@ class Outcomes:
             loader=identified.loader or "",
             category_id=source.category_id if source else None,
             category_path=source.category_path if source else None,
-            metadata={**metadata, **(source.metadata if source else {})},
+            metadata={
+                **metadata,
+                **(source.metadata if source else {}),
+                **({"member": row.member} if row.member else {}),
+            },
         )
 
     async def _finish(self, attempt: Attempt, identified: Identified, loaded: Loaded, descriptors: list[int]) -> None:
@@ -147,7 +154,9 @@ class Outcomes:
             ended = await self.journal.indexed(
                 row, identified.digest, attempt.tag, chunks=written.chunks, hashes=known,
                 partial=loaded.partial, warnings=warnings, title=loaded.title, metadata=loaded.metadata,
-                event=f"indexed: {written.chunks} chunks, {loaded.fresh} of them encoded",
+                event=f"indexed: {written.chunks} chunks, {loaded.fresh} of them encoded"
+                + (f", and {len(attempt.parts)} parts" if attempt.parts else ""),
+                parts=attempt.parts,
             )  # fmt: skip
             if any(UNKNOWN_TOKENS in warning for warning in warnings):
                 self.unknown_language += 1
@@ -169,6 +178,7 @@ class Outcomes:
             case "gone":
                 await self._settle(attempt, "failed", "the file is gone", reason="the file is gone", retry_in=30)
             case "changed":
+                self.unpacked.done((attempt.row.source, attempt.row.path, attempt.row.member))
                 source = self.sources.get(attempt.row.source)
                 settle = source.settle if source else 2.0
                 await self._settle(attempt, "queued", reason, reason=reason, retry_in=settle)
@@ -279,6 +289,9 @@ class Outcomes:
     def _outcome(self, attempt: Attempt, ended: Ended, reason: str | None, chunks: int) -> None:
         """Tell the log, the live view and the batch."""
         state = ended.state
+        row = attempt.row
+        if row.member and state in (*FINAL, "unchanged"):
+            self.unpacked.done((row.source, row.path, row.member))
         if state == "queued":
             return
         seconds = time.monotonic() - attempt.started
@@ -295,10 +308,8 @@ class Outcomes:
         self.recent.append({"path": path, "state": state, "reason": reason, "seconds": seconds})
         batch = self.batches.get(ended.batch or 0)
         if batch is not None:
-            batch.outcomes[state] += 1
             batch.chunks += chunks
-            if state in ("failed", "quarantined") and len(batch.failures) < 1000:
-                batch.failures.append({"path": attempt.path, "state": state, "reason": reason})
+            batch.end(state, attempt.path, reason)
 
 
 def tag(identified: Identified) -> str:

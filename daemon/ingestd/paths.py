@@ -80,6 +80,17 @@ def open_below(root: bytes, prefix: bytes) -> int:
     return directory
 
 
+def split_member(path: bytes) -> tuple[bytes, str]:
+    """A file and what is meant in it: "archive.zip!/report.pdf" is a part where no file has that name."""
+    position = path.find(b"!/")
+    while position >= 0 and not exists(path):
+        file = path[:position]
+        if exists(file) and not os.path.isdir(file):
+            return file, path[position + 2 :].decode("utf-8", "replace")
+        position = path.find(b"!/", position + 1)
+    return path, ""
+
+
 def _shorten(path: bytes) -> tuple[int, bytes]:
     """A directory on the way, and the rest of the path, which is short enough."""
     cut = path.rindex(b"/", 0, PATH_MAX - 1)

@@ -50,6 +50,7 @@ def hit(found: Hit) -> dict[str, Any]:
         "chunk_id": found.chunk_id,
         "ordinal": found.ordinal,
         "metadata": found.metadata,
+        "member": found.metadata.get("member"),
     }
 
 
@@ -77,7 +78,7 @@ def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
     elif source.paused and state == "queued":
         reason = f"source {row.source} is paused: ingestd resume {row.source}"
     return {
-        **path_fields(source.root.rstrip(b"/") + b"/" + row.path),
+        **path_fields(_path(source, row)),
         "state": state,
         "reason": reason,
         "loader": f"{row.loader} {row.loader_version}".strip() if row.loader else None,
@@ -86,6 +87,11 @@ def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
         "chunks": row.chunks,
         "digest": row.digest.hex() if row.digest else None,
     }
+
+
+def _path(source: SourceRow, row: Row) -> bytes:
+    path = source.root.rstrip(b"/") + b"/" + row.path
+    return path + b"!/" + row.member.encode() if row.member else path
 
 
 def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
@@ -98,14 +104,18 @@ def why(db: sqlite3.Connection, path: bytes) -> dict[str, Any]:
             command=f"ingestd ingest {display(path)}",
         )
     sources = journal.sources(db)
-    if len(rows) > 1 and sources.get(rows[0].source, ROOT).root.rstrip(b"/") + b"/" + rows[0].path != path:
+    if len(rows) > 1 and _path(sources.get(rows[0].source, ROOT), rows[0]) != path:
         files = len(rows) + sum(1 for _ in found)
         raise UsageError(f"{display(path)} is a directory with {files} files: name one of them")
     row = rows[0]
+    parts = Counter(state for state, in db.execute(
+        "SELECT state FROM documents WHERE source = ? AND path = ? AND parent = ? AND member != ''",
+        (row.source, row.path, row.member)))  # fmt: skip
     return {
         **_document(sources, row),
         "warnings": json.loads(row.warnings) if row.warnings else [],
         "detail": row.detail or None,
+        "parts": dict(parts),
         "source": row.source,
         "history": [{"at": at, "event": event} for at, event in journal.history(db, row.id)],
     }

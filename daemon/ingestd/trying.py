@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ingestd import process
+from ingestd import parts, process
 from ingestd.blame import Loading, Watchman
 from ingestd.channel import read_blob
 from ingestd.dispatch import proceed
 from ingestd.errors import UsageError
-from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Yielded
+from ingestd.journal.members import joined
+from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Member, Parts, PartsTaken, Yielded
+from ingestd.parts import ROOM
 from ingestd.reports import path_fields
 from ingestd.stages import START_TIMEOUT
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import Chunk
+from ingestd.unpack import leads_to
 from ingestd.worker import one_line
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ FILES = 1000
 ELEMENTS = 200
 """Elements shown of a file."""
 LEFT = "it leaves something behind: a thread, a process, a signal handler, another working directory, a closed stream"
+PARTS = 1000
+"""Parts told of."""
 CHUNKS = 256
 """Chunks told of at once."""
 
@@ -59,6 +64,8 @@ class Trial:
     warnings: list[str] = field(default_factory=list)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     yielded: Yielded | None = None
+    parts: list[Member] = field(default_factory=list)
+    """What was found in it."""
     chunks: list[Chunk] = field(default_factory=list)
     seconds: float = 0.0
     left: bool = False
@@ -66,6 +73,24 @@ class Trial:
     memory: int = 0
     """The most, in bytes, that the worker and all that it started had."""
     sandbox: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Part:
+    """A part whose bytes are at hand."""
+
+    member: str
+    found: Member
+    descriptor: int
+    depth: int
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """The part to look for in a container, by its name there; "": none."""
+
+    member: str
+    found: _Part | None = None
 
 
 class Trials:
@@ -92,17 +117,18 @@ class Trials:
         self._workers.clear()
 
     async def answer(
-        self, path: bytes, loader: str | None = None, *, fresh: bool = True, whole: bool = False
+        self, path: bytes, loader: str | None = None, *, fresh: bool = True, whole: bool = False, member: str = ""
     ) -> AsyncIterator[dict[str, Any]]:
         """The answer to `try`: with `whole` all chunks, some at a time under the key `chunks`, then what is told of the
-        file. `fresh`: in a worker of its own. Raises `UsageError`, `StartError`."""
-        trial = await self.load(bytes(path), loader, fresh=fresh)
+        file. `fresh`: in a worker of its own. `member`: a part of it.
+        Raises `UsageError`, `StartError`."""
+        trial = await self.load(bytes(path), loader, fresh=fresh, member=member)
         if whole:
             for start in range(0, len(trial.chunks), CHUNKS):
                 yield {"chunks": [_chunk(chunk) for chunk in trial.chunks[start : start + CHUNKS]]}
         yield told(trial, 0 if whole else CHUNKS)
 
-    async def load(self, path: bytes, loader: str | None = None, *, fresh: bool = True) -> Trial:
+    async def load(self, path: bytes, loader: str | None = None, *, fresh: bool = True, member: str = "") -> Trial:
         """Load one file. Raises `UsageError`, `StartError`."""
         if loader is not None and loader not in self._daemon.plugins.loaders:
             names = ", ".join(sorted(self._daemon.plugins.loaders))
@@ -114,7 +140,7 @@ class Trials:
             worker = await self._worker(path, fresh)
             fit = False
             try:
-                trial = await self._load(worker, path, loader)
+                trial = await self._load(worker, path, loader, member)
                 fit = not (fresh or worker.leaving or worker.died.done() or worker.served >= FILES)
             finally:
                 worker.path = None
@@ -162,10 +188,34 @@ class Trials:
 
     # --- one file ---------------------------------------------------------------------------------------------
 
-    async def _load(self, worker: Worker, path: bytes, loader: str | None) -> Trial:
+    async def _load(self, worker: Worker, path: bytes, loader: str | None, member: str) -> Trial:
+        """What becomes of the file, or, step by step, of the containers around the part and of the part itself."""
+        above, part = "", None
+        while True:
+            wanted = _Wanted(member.removeprefix(above).removeprefix("!/"))
+            try:
+                trial = await self._load_one(worker, path, None if wanted.member else loader, part, wanted)
+            finally:
+                if part is not None:
+                    os.close(part.descriptor)
+            part = wanted.found
+            if not wanted.member or trial.state not in ("loaded", "partial"):
+                if part is not None:
+                    os.close(part.descriptor)
+                return trial
+            if part is None:
+                told = next((each.error for each in trial.parts if leads_to(each.name, wanted.member)), None)
+                reason = told or trial.reason or f"it has no part {wanted.member}"
+                return Trial(path=trial.path, kind="file", reason=one_line(reason), sandbox=trial.sandbox)
+            above = part.member
+
+    async def _load_one(
+        self, worker: Worker, path: bytes, loader: str | None, part: _Part | None, wanted: _Wanted
+    ) -> Trial:
         table, _ = self._daemon.place(path)
         limits = self._daemon.config.limits(loader or "", table.name)
-        trial = Trial(path=path, sandbox=worker.info.get("sandbox", {}))
+        name = path if part is None else path + b"!/" + part.member.encode()
+        trial = Trial(path=name, sandbox=worker.info.get("sandbox", {}))
         loading = Loading(worker=worker, limits=limits, size=0, started=time.monotonic())
         worker.served += 1
         worker.path = path
@@ -174,7 +224,7 @@ class Trials:
         self._watchman.begin(loading)
         descriptors: list[int] = []
         try:
-            answer, descriptors = await self._answer(worker, trial, loading, loader, table)
+            answer, descriptors = await self._answer(worker, trial, loading, loader, table, path, part, wanted)
             loading.expired = None
             trial.output = worker.output
             self._note(trial, answer, descriptors)
@@ -194,13 +244,28 @@ class Trials:
         return trial
 
     async def _answer(
-        self, worker: Worker, trial: Trial, loading: Loading, loader: str | None, table: WatchTable
+        self,
+        worker: Worker,
+        trial: Trial,
+        loading: Loading,
+        loader: str | None,
+        table: WatchTable,
+        path: bytes,
+        part: _Part | None,
+        wanted: _Wanted,
     ) -> tuple[Any, list[int]]:
         """The last frame about the file."""
         job = next(self._jobs)
         scratch = str(worker.scratch / str(job))
-        frame = Load(job=job, path=trial.path, follow_links=table.follow_links, scratch=scratch, loader=loader)
-        answer, descriptors = await worker.call(frame)
+        frame = Load(job=job, path=path, follow_links=table.follow_links, scratch=scratch, loader=loader)
+        if part is None:
+            answer, descriptors = await worker.call(frame)
+        else:
+            found = part.found
+            frame = msgspec.structs.replace(
+                frame, member=part.member, offset=found.offset, size=found.size, digest=found.digest
+            )
+            answer, descriptors = await worker.call(frame, [part.descriptor])
         if not isinstance(answer, Identified):
             return answer, descriptors
         trial.media_type, trial.loader, trial.loader_version = answer.media_type, answer.loader, answer.loader_version
@@ -210,7 +275,29 @@ class Trials:
         limits = self._daemon.config.limits(answer.loader, table.name)
         loading.size, loading.limits = answer.stat.size, limits
         options = self._daemon.config.load.options(answer.loader)
-        return await worker.call(proceed(job, limits, options, accept_changed=True, show=ELEMENTS))
+        answer, descriptors = await worker.call(
+            proceed(
+                job,
+                limits,
+                options,
+                accept_changed=True,
+                show=ELEMENTS,
+                depth=part.depth if part else 0,
+                room=ROOM if wanted.member else 0,
+                want=wanted.member or None,
+            )
+        )
+        while isinstance(answer, Parts):
+            members, data = parts.read(descriptors)
+            trial.parts += members
+            for member in members:
+                if data is not None and member.offset >= 0 and wanted.found is None:
+                    inner = joined(part.member if part else "", member.name)
+                    wanted.found = _Part(inner, member, os.dup(data), part.depth + 1 if part else 1)
+            if data is not None:
+                os.close(data)
+            answer, descriptors = await worker.call(PartsTaken(job=job, room=0 if wanted.found else ROOM))
+        return answer, descriptors
 
     def _note(self, trial: Trial, answer: Any, descriptors: list[int]) -> None:
         """What the worker says became of the file."""
@@ -248,6 +335,17 @@ def told(trial: Trial, chunks: int) -> dict[str, Any]:
         "faults": faults,
         "element_count": yielded.elements,
         "elements": [msgspec.structs.asdict(element) for element in yielded.shown],
+        "part_count": len(trial.parts),
+        "parts": [
+            {
+                "name": part.name,
+                "size": part.size,
+                "media_type": part.media_type,
+                "loader": part.loader,
+                "error": part.error,
+            }
+            for part in trial.parts[:PARTS]
+        ],
         "chunk_count": len(trial.chunks),
         "chunks": [_chunk(chunk) for chunk in trial.chunks[:chunks]],
         "tokens": sum(chunk.tokens for chunk in trial.chunks),

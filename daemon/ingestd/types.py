@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import msgspec
+
+from ingestd.errors import LimitError
 
 if TYPE_CHECKING:  # the supervisor and the command line never need numpy
     import numpy as np
@@ -75,10 +78,42 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A child document found inside a file (attachment, member of an archive), written below `File.scratch`."""
+    """A child document found inside a file: an attachment, a member of an archive. `File.part` makes one.
+
+    It is taken before the loader goes on, and the file at `path` is removed.
+    """
 
     name: str
-    path: Path
+    """As the file has it, "/" between directories."""
+    path: Path | None = None
+    """Where its content was written, below `File.scratch`."""
+    error: str | None = None
+    """Why it cannot be read: it becomes a document that is quarantined with this reason, the others do not suffer."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How much a file may hold, and how much was found in it."""
+
+    count: int = 10_000
+    """Parts."""
+    size: int = 4 << 30
+    """Bytes of all parts."""
+    part: int = 1 << 30
+    """Bytes of one part."""
+    ratio: float = 200.0
+    """Times that a packed file, or part, may grow when it is unpacked."""
+    depth: int = 0
+    """Containers that its parts may still lie in; 0: it may have none."""
+    parts: int = 0
+    used: int = 0
+    spent: int = 0
+    """Bytes unpacked of parts that turned out to be too large: work that was done for nothing."""
+
+
+RATIO_FREE = 64 << 20
+"""Bytes that may be unpacked whatever the ratio: a small bomb is no bomb."""
+_BLOCK = 1 << 20
 
 
 @dataclass(slots=True)
@@ -103,11 +138,46 @@ class File:
     """Set by the loader where the format names the document."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """Document-level metadata that the loader adds (author, encoding, ...)."""
+    partial: str | None = None
+    """Set by the loader where what it yields is not all that the file has: why."""
+    allowance: Allowance = field(default_factory=Allowance)
+    """For those who unpack: what is left of it."""
 
     def warn(self, message: str) -> None:
         """Add a line that `ingestd why` shows; the file is indexed all the same."""
         if message not in self.warnings and len(self.warnings) < 32:
             self.warnings.append(message)
+
+    def part(self, name: str, content: bytes | BinaryIO, packed: int | None = None) -> Part:
+        """A part of the file, to be yielded; `content`: a stream is read to its end.
+
+        `packed`: bytes that it takes in the file, where that can be told. A part that is too large for the
+        configuration is one with an `error`. Raises `LimitError` where all parts together are too large: let it pass,
+        what was yielded stays.
+        """
+        allowed = self.allowance
+        path = self.scratch / "part"
+        path.unlink(missing_ok=True)
+        size = 0
+        error: str | None = None
+        stream = io.BytesIO(content) if isinstance(content, bytes) else content
+        with path.open("xb") as target:
+            while error is None and (block := stream.read(_BLOCK)):
+                size += len(block)
+                if allowed.used + allowed.spent + size > allowed.size:
+                    raise LimitError(f"more than max_parts_size = {allowed.size} bytes in its parts")
+                if size > allowed.part:
+                    error = f"larger than max_file_size: the limit is {allowed.part} bytes"
+                elif packed is not None and size > max(RATIO_FREE, allowed.ratio * packed):
+                    error = f"it unpacks to more than max_parts_ratio = {allowed.ratio:g} times its size"
+                elif allowed.used + size > max(RATIO_FREE, allowed.ratio * self.size):
+                    raise LimitError(f"its parts have more than max_parts_ratio = {allowed.ratio:g} times its size")
+                target.write(block)
+        if error is not None:
+            allowed.spent += size
+            path.unlink()
+            return Part(name, error=error)
+        return Part(name, path)
 
 
 class Loader(Protocol):

@@ -10,7 +10,7 @@ import click
 from ingestd.cli.group import command
 from ingestd.cli.invocation import FAILED, Invocation, absolute_paths, as_json, in_base64, print_json
 from ingestd.errors import UsageError
-from ingestd.paths import exists
+from ingestd.paths import exists, split_member
 
 
 @command("try")
@@ -28,11 +28,12 @@ def try_file(invocation: Invocation, file: str, loader: str | None, json: bool, 
     Examples:
       ingestd try report.pdf
       ingestd try --loader text notes.unknown
+      ingestd try 'archive.zip!/report.pdf'
       ingestd try --json report.pdf | jq .chunks
     """
     config = invocation.config()
     path = absolute_paths([file], base64)[0]
-    if not exists(path):
+    if not exists(split_member(path)[0]):
         raise UsageError(f"{os.fsdecode(path)}: no such file or directory")
     from ingestd import commands, log
 

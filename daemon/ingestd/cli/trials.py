@@ -46,6 +46,8 @@ def tried(told: Mapping[str, Any]) -> Group:
             parts += [Text(f"\n{key}", style="dim"), Text(clean(told[key]), overflow="fold")]
     if told["elements"]:
         parts += [Text(f"\n{told['element_count']:,} elements", style="bold"), _elements(told)]
+    if told["parts"]:
+        parts += [Text(f"\n{told['part_count']:,} parts", style="bold"), _parts(told)]
     if good:
         tokens = f"\n{told['chunk_count']:,} chunks, {told['tokens']:,} tokens"
         parts += [Text(tokens, style="bold"), *([_chunks(told)] if told["chunks"] else [])]
@@ -59,6 +61,17 @@ def _elements(told: Mapping[str, Any]) -> Table:
         cells = [element["kind"], element["page"], element["level"], _beginning(element["text"], more)]
         table.add_row(*(Text(clean_line("" if cell is None else cell)) for cell in cells))
     _rest(table, told["element_count"])
+    return table
+
+
+def _parts(told: Mapping[str, Any]) -> Table:
+    table = _table("loader", "type", "bytes", "name")
+    for part in told["parts"][:SHOWN]:
+        cells = [part["loader"] or "none", part["media_type"], f"{part['size']:,}", part["name"]]
+        if part["error"]:
+            cells = ["", "", "", f"{part['name']}: {part['error']}"]
+        table.add_row(*(Text(clean_line(cell)) for cell in cells))
+    _rest(table, told["part_count"])
     return table
 
 

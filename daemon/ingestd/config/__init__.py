@@ -10,6 +10,8 @@ import msgspec
 
 from ingestd.config.schema import Count, Duration, Name, PositiveDuration, Share, Size
 
+Ratio = Annotated[float, msgspec.Meta(ge=1)]
+
 DEFAULT_EXCLUDES = (
     "~$*", "*.part", "*.crdownload", "*.tmp", ".git/", ".hg/", ".svn/", "*.swp", "*.swo", "*~", "\\#*#", ".#*",
     ".DS_Store", "Thumbs.db", "desktop.ini", "__pycache__/", "node_modules/", ".Trash*/", "lost+found/",
@@ -49,6 +51,12 @@ class WatchTable(Table, frozen=True, kw_only=True):
     """These three replace those of `[load]` for the files of this source: a slow mount needs more."""
     deadline_per_mb: Duration | None = None
     idle_deadline: PositiveDuration | None = None
+    max_file_size: Size | None = None
+    """And these, where the files of this source hold more."""
+    max_parts: Count | None = None
+    max_parts_size: Size | None = None
+    max_parts_ratio: Ratio | None = None
+    max_parts_depth: Count | None = None
 
 
 class LoaderLimits(Table, frozen=True, kw_only=True):
@@ -62,6 +70,14 @@ class LoaderLimits(Table, frozen=True, kw_only=True):
     max_file_size: Size = 1 << 30
     max_text: Size = 64 << 20
     on_limit: Literal["truncate", "quarantine"] = "truncate"
+    max_parts: Count = 10_000
+    """Members of an archive, attachments of a mail: what a file has beside its own text."""
+    max_parts_size: Size = 4 << 30
+    """Of all of them, unpacked."""
+    max_parts_ratio: Ratio = 200.0
+    """Times that a file may grow by being unpacked."""
+    max_parts_depth: Count = 4
+    """Containers in which a part may lie."""
 
 
 class LoaderTable(LoaderLimits, frozen=True, kw_only=True):
@@ -152,7 +168,8 @@ class Config(Table, frozen=True, kw_only=True):
         watch = next((table for table in self.watch if table.name == source), None)
         if watch is None:
             return limits
-        own = {key: getattr(watch, key) for key in ("deadline", "deadline_per_mb", "idle_deadline")}
+        shared = set(LoaderLimits.__struct_fields__).intersection(WatchTable.__struct_fields__)
+        own = {key: getattr(watch, key) for key in shared}
         return msgspec.structs.replace(limits, **{key: value for key, value in own.items() if value is not None})
 
 

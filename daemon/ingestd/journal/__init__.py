@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ingestd.journal import removal, taking
+from ingestd.journal import members, removal, taking
 from ingestd.journal.reading import at, counts, find, folders, history, troubles
 from ingestd.journal.retrying import RETRIES, RETRYABLE, failed, forget_all, interrupt, note, retry
 from ingestd.journal.schema import COLUMNS, Ended, Row, Verdict, connect
@@ -22,7 +22,7 @@ from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause,
 from ingestd.journal.taking import Taken
 from ingestd.journal.verdict import decide
 from ingestd.journal.writer import Writer
-from ingestd.messages import Change, Stat
+from ingestd.messages import Change, Member, Stat
 
 __all__ = [
     "RETRYABLE",
@@ -97,7 +97,7 @@ class Journal(Writer):
                     id
                     for id, source in db.execute(
                         "SELECT id, source FROM documents WHERE state = 'queued' AND gone = 0 AND alone = 1"
-                        " AND retry_at <= ? ORDER BY id",
+                        " AND sealed = 0 AND retry_at <= ? ORDER BY id",
                         (now,),
                     )
                     if source in names
@@ -114,7 +114,8 @@ class Journal(Writer):
                         id
                         for (id,) in db.execute(
                             "SELECT id FROM documents WHERE state = 'queued' AND gone = 0 AND pool = ? AND source = ?"
-                            " AND fresh = ? AND retry_at <= ? AND alone = 0 ORDER BY id LIMIT ?",
+                            " AND fresh = ? AND retry_at <= ? AND alone = 0 AND sealed = 0"
+                            " ORDER BY iif(member = '', 1, 0), id LIMIT ?",
                             (pool, name, fresh, now, share),
                         )
                     ]
@@ -147,16 +148,29 @@ class Journal(Writer):
                 "UPDATE documents SET digest = ?, loader = ?, loader_version = ? WHERE id = ?",
                 (digest, loader, loader_version, row.id),
             )
-            db.execute(
-                "UPDATE documents SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE id = ? AND version = ?",
-                (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
-            )
+            if not row.member:
+                db.execute(
+                    "UPDATE documents SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE id = ? AND version = ?",
+                    (stat.inode, stat.size, stat.mtime_ns, stat.ctime_ns, row.id, row.version),
+                )
             verdict = decide(db, row, digest, loader, loader_version, max_strikes)
             if verdict.action != "load":
                 db.execute("UPDATE documents SET loading = 0 WHERE id = ?", (row.id,))
             return verdict
 
         return await self.run(call)
+
+    async def list_parts(self, row: Row, parts: Sequence[Member], before: int) -> members.Listed:
+        """Note some of the parts that the row's file is found to have, after `before` others."""
+        return await self.run(lambda db: members.take(db, row, parts, before))
+
+    async def adopt(self, batch: int, source: str, below: Sequence[bytes]) -> int:
+        """Parts of files at these places that are not done yet belong to the batch; returns how many."""
+        return await self.run(lambda db: members.adopt(db, batch, source, below))
+
+    async def seal(self, row: Row) -> None:
+        """The part cannot be loaded before its container was read again."""
+        await self.run(lambda db: members.seal(db, row))
 
     async def route(self, row: Row, pool: str) -> None:
         """Leave the file to the load workers of another pool."""
@@ -197,14 +211,23 @@ class Journal(Writer):
         title: str | None = None,
         metadata: dict[str, Any] | None = None,
         event: str = "indexed",
+        parts: Collection[str] | None = None,
+        copied: tuple[str, bytes] | None = None,
     ) -> Ended:
         """The index has committed the document.
 
-        `hashes` None: those of `origin`'s row, or, without one, the row's own stay.
+        `hashes` None: those of `origin`'s row, or, without one, the row's own stay. `parts`: the members of all that
+        the file has; None: they are as they were. `copied`: those of the file at this place, which has the content.
         """
 
         def call(db: sqlite3.Connection) -> Ended:
             state = "partial" if partial else "indexed"
+            if copied is not None:
+                if not members.unchanged(db, *copied, digest):
+                    return self._finish(db, row, "queued", "the copy's origin is gone")
+                members.copy(db, row, *copied, time.time())
+            elif parts is not None:
+                members.ended(db, row, parts, time.time())
             db.execute(
                 "UPDATE documents SET indexed_digest = ?, indexed_loader = ?, chunks = ?, title = ?, metadata = ?,"
                 " partial = ? WHERE id = ?",
@@ -272,7 +295,7 @@ class Journal(Writer):
             (row.version, state, reason, detail, row.version, retry_at, warnings, row.id),
         ).fetchone()
         note(db, row.id, event)
-        return Ended(*ended)
+        return Ended(members.follow(db, row, ended[0], reason, time.time()), ended[1])
 
     async def strike(self, row: Row, digest: bytes | None, loader: str, reason: str, detail: str, limit: int) -> int:
         """Count a failure against the content. Returns how many it has; at `limit` it is quarantined for good.
@@ -357,7 +380,8 @@ class Journal(Writer):
         """The index has removed the document; a file that came back meanwhile is queued."""
 
         def call(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM documents WHERE id = ? AND version = ?", (row.id, row.version))
+            if db.execute("DELETE FROM documents WHERE id = ? AND version = ?", (row.id, row.version)).rowcount:
+                members.orphan(db, row, time.time())
             db.execute("DELETE FROM hashes WHERE document = ?", (row.id,))
             db.execute(
                 "UPDATE documents SET state = 'queued', indexed_digest = NULL, chunks = 0 WHERE id = ?", (row.id,)
@@ -444,7 +468,9 @@ class Journal(Writer):
             db.execute("INSERT OR REPLACE INTO meta VALUES ('loaders', ?)", (table,))
             if before is None:
                 return 0
-            queued = db.execute("UPDATE documents SET state = 'queued', reason = NULL WHERE state = 'skipped'").rowcount
+            queued = db.execute(
+                "UPDATE documents SET state = 'queued', reason = NULL, media_type = NULL WHERE state = 'skipped'"
+            ).rowcount
             for id, loader, version in db.execute(
                 "SELECT id, loader, loader_version FROM documents WHERE state = 'quarantined' AND loader IS NOT NULL"
             ).fetchall():

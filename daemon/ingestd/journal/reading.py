@@ -28,7 +28,22 @@ def counts(db: sqlite3.Connection) -> tuple[dict[str, Counter[str]], int]:
 
 
 def find(db: sqlite3.Connection, path: bytes) -> Iterator[Row]:
-    """The documents that an absolute path stands for: a file, or all below a directory, which may be millions."""
+    """The documents that an absolute path stands for: a file with its parts, or all below a directory, which may be
+    millions. "archive.zip!/directory/report.pdf" is a part, "archive.zip!/directory" all parts below it."""
+    yield from _below(db, path, None)
+    position = path.find(b"!/")
+    while position >= 0:
+        member = path[position + 2 :].decode("utf-8", "replace")
+        yield from (
+            row
+            for row in _below(db, path[:position], member)
+            if row.member == member or row.member.startswith((f"{member}/", f"{member}!/"))
+        )
+        position = path.find(b"!/", position + 1)
+
+
+def _below(db: sqlite3.Connection, path: bytes, member: str | None) -> Iterator[Row]:
+    """`member`: of this file alone, and only its parts from there on."""
     for name, source in sources(db).items():
         root = source.root
         prefix = root.rstrip(b"/") + b"/"
@@ -39,14 +54,21 @@ def find(db: sqlite3.Connection, path: bytes) -> Iterator[Row]:
             high = low + b"0"  # the byte after "/": all paths below a directory lie before it
         else:
             continue
-        for row in db.execute(
+        if member is not None:
+            found = db.execute(
+                f"SELECT {COLUMNS} FROM documents WHERE source = ? AND path = ? AND member >= ? ORDER BY member",
+                (name, low, member),
+            )
+            yield from (Row(*row) for row in found)
+            continue
+        for values in db.execute(
             f"SELECT {COLUMNS} FROM documents WHERE source = ? AND path >= ? AND (? IS NULL OR path < ?)"
             " ORDER BY path, member",
             (name, low, high, high),
         ):
-            found = Row(*row)
-            if not low or found.path == low or found.path.startswith(low + b"/"):
-                yield found
+            row = Row(*values)
+            if not low or row.path == low or row.path.startswith(low + b"/"):
+                yield row
 
 
 def folders(db: sqlite3.Connection, source: str) -> set[bytes]:

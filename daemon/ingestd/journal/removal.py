@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from ingestd.journal import members
 from ingestd.journal.schema import COLUMNS, Row
 from ingestd.journal.sources import known
 
@@ -30,7 +31,14 @@ _KEPT = (
     " OR EXISTS (SELECT 1 FROM documents WHERE indexed_digest = old.indexed_digest AND gone = 0))"
 )
 _DUE = "FROM documents AS old WHERE state = 'queued' AND gone > 0 AND gone = 1 AND source = ? AND retry_at <= ?"
-"""`gone > 0` is there for the index `tombstones`: SQLite does not see that it follows."""
+"""`gone > 0` is there for the index `tombstones`: SQLite does not see that it follows. Parts go with their container,
+once that is gone: they are never in question by themselves."""
+_CONFIRMED = (
+    "SELECT id FROM documents AS old WHERE state = 'queued' AND gone > 0 AND gone = 2 AND source = ?"
+    " AND (member = '' OR retry_at < ? OR NOT EXISTS (SELECT 1 FROM documents AS new WHERE new.member != ''"
+    " AND new.state IN ('queued', 'running') AND new.digest = old.indexed_digest AND new.gone = 0)) LIMIT ?"
+)
+"""A part stays while another one is to be copied from it: its container has another name now, or it has one there."""
 
 
 class Hold(NamedTuple):
@@ -66,8 +74,7 @@ def claim(
             continue
         if name in without:
             continue
-        confirmed = "SELECT id FROM documents WHERE state = 'queued' AND gone > 0 AND gone = 2 AND source = ? LIMIT ?"
-        rows += _claim(db, confirmed, name, room)
+        rows += _claim(db, _CONFIRMED, name, now - members.COPY_WAIT, room)
         oldest, newest = db.execute(
             "SELECT min(retry_at), max(retry_at) FROM documents"
             " WHERE state = 'queued' AND gone > 0 AND gone = 1 AND source = ?",
@@ -105,7 +112,7 @@ def _hold(db: sqlite3.Connection, name: str, hold: Hold, now: float) -> None:
     if hold.share >= 1:
         return
     baseline, counted_at = db.execute("SELECT baseline, counted_at FROM sources WHERE name = ?", (name,)).fetchone()
-    (files,) = db.execute("SELECT sum(files) FROM counts WHERE source = ?", (name,)).fetchone()
+    (files,) = db.execute("SELECT sum(files - parts) FROM counts WHERE source = ?", (name,)).fetchone()
     if files > baseline or now - counted_at > WINDOW:
         baseline = files
         db.execute("UPDATE sources SET baseline = ?, counted_at = ? WHERE name = ?", (files, now, name))

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 
+from ingestd.journal import members
 from ingestd.journal.schema import Ended, Row
 
 RETRYABLE = frozenset({"failed", "quarantined", "partial", "skipped"})
@@ -31,6 +32,7 @@ def interrupt(db: sqlite3.Connection, row: Row, reason: str, retry_at: float, *,
         (row.version, state, interruptions, alone, reason, retry_at, row.id),
     ).fetchone()
     note(db, row.id, f"interrupted: {reason}")
+    members.follow(db, row, ended[0], reason, time.time())
     return Ended(*ended)
 
 

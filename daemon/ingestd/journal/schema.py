@@ -11,7 +11,7 @@ import msgspec
 from ingestd.errors import IngestdError
 from ingestd.types import document_id
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -20,7 +20,7 @@ CREATE TABLE sources(name TEXT PRIMARY KEY, root BLOB NOT NULL, constants TEXT N
     baseline INTEGER NOT NULL DEFAULT 0, counted_at REAL NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE documents(
     id INTEGER PRIMARY KEY,
-    source TEXT NOT NULL, path BLOB NOT NULL, member TEXT NOT NULL DEFAULT '',
+    source TEXT NOT NULL, path BLOB NOT NULL, member TEXT NOT NULL DEFAULT '', parent TEXT,
     device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
     digest BLOB,
     state TEXT NOT NULL, gone INTEGER NOT NULL DEFAULT 0, fresh INTEGER NOT NULL DEFAULT 0,
@@ -32,9 +32,8 @@ CREATE TABLE documents(
     loader TEXT, loader_version TEXT,
     indexed_digest BLOB, indexed_loader TEXT, title TEXT, metadata TEXT, partial TEXT,
     chunks INTEGER NOT NULL DEFAULT 0,
+    sealed INTEGER NOT NULL DEFAULT 0, media_type TEXT,
     UNIQUE(source, path, member));
-CREATE INDEX queue ON documents(pool, source, fresh DESC, id) WHERE state = 'queued' AND gone = 0;
-CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1;
 CREATE INDEX tombstones ON documents(source, gone, retry_at) WHERE state = 'queued' AND gone > 0;
 CREATE INDEX held ON documents(retry_at) WHERE state = 'held';
 CREATE INDEX routed ON documents(pool) WHERE pool != '';
@@ -50,25 +49,52 @@ CREATE TABLE strikes(digest BLOB PRIMARY KEY, count INTEGER NOT NULL, quarantine
 CREATE TABLE history(id INTEGER PRIMARY KEY, document INTEGER NOT NULL, at REAL NOT NULL, event TEXT NOT NULL);
 CREATE INDEX history_document ON history(document, id);
 CREATE TABLE counts(source TEXT, state TEXT, files INTEGER NOT NULL, chunks INTEGER NOT NULL,
-    PRIMARY KEY(source, state)) WITHOUT ROWID;
+    parts INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(source, state)) WITHOUT ROWID;
+"""
+
+PARTS = """
+CREATE INDEX queue ON documents(pool, source, fresh DESC, iif(member = '', 1, 0), id)
+    WHERE state = 'queued' AND gone = 0 AND sealed = 0;
+CREATE INDEX loners ON documents(id) WHERE state = 'queued' AND gone = 0 AND alone = 1 AND sealed = 0;
+CREATE INDEX parts ON documents(source, path, parent) WHERE member != '';
+CREATE INDEX copies ON documents(digest) WHERE member != '' AND state IN ('queued', 'running');
+CREATE TRIGGER parts_asked_for AFTER UPDATE OF state ON documents
+    WHEN new.sealed AND new.state = 'queued' AND old.state NOT IN ('queued', 'running') BEGIN
+    UPDATE documents SET sealed = 0 WHERE id = new.id;
+END;
 CREATE TRIGGER documents_added AFTER INSERT ON documents BEGIN
-    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks)
-    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks;
+    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks, new.member != '')
+    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks, parts = parts + excluded.parts;
 END;
 CREATE TRIGGER documents_removed AFTER DELETE ON documents BEGIN
-    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks
+    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks, parts = parts - (old.member != '')
         WHERE source = old.source AND state = old.state;
     DELETE FROM hashes WHERE document = old.id;
     DELETE FROM history WHERE document = old.id;
 END;
 CREATE TRIGGER documents_moved AFTER UPDATE OF state, chunks ON documents
     WHEN old.state != new.state OR old.chunks != new.chunks BEGIN
-    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks
+    UPDATE counts SET files = files - 1, chunks = chunks - old.chunks, parts = parts - (old.member != '')
         WHERE source = old.source AND state = old.state;
-    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks)
-    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks;
+    INSERT INTO counts VALUES (new.source, new.state, 1, new.chunks, new.member != '')
+    ON CONFLICT DO UPDATE SET files = files + 1, chunks = chunks + excluded.chunks, parts = parts + excluded.parts;
 END;
 """
+"""What the parts of files need, on top of the tables. Parts that are at hand go before files, so that no more of them
+wait than must; one that is queued anew is not sealed, so that who claims it in vain has its container read."""
+
+MIGRATION = f"""
+DROP INDEX queue;
+DROP INDEX loners;
+DROP TRIGGER documents_added;
+DROP TRIGGER documents_removed;
+DROP TRIGGER documents_moved;
+ALTER TABLE documents ADD COLUMN parent TEXT;
+ALTER TABLE documents ADD COLUMN sealed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE documents ADD COLUMN media_type TEXT;
+ALTER TABLE counts ADD COLUMN parts INTEGER NOT NULL DEFAULT 0;
+{PARTS}"""
+"""From version 2."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -78,6 +104,7 @@ class Row(msgspec.Struct, frozen=True):
     source: str
     path: bytes
     member: str
+    """Its name in the file, where it is a part of it: "inner.zip!/report.pdf"; else ""."""
     device: int | None
     inode: int | None
     size: int | None
@@ -105,6 +132,12 @@ class Row(msgspec.Struct, frozen=True):
     indexed_digest: bytes | None
     indexed_loader: str | None
     chunks: int
+    parent: str | None = None
+    """`member` of the container that it is a part of; None: it is a file."""
+    sealed: int = 0
+    """It is to be had by reading its container again only."""
+    media_type: str | None = None
+    """Of a part, as its container's worker found it."""
 
     @property
     def doc_id(self) -> str:
@@ -129,6 +162,12 @@ class Verdict(msgspec.Struct, frozen=True):
     origin: str | None = None
     hashes: bytes = b""
     """Of the chunks whose vectors the index has."""
+    parts: bytes = b""
+    """Digests, 16 bytes each, of its parts whose bytes are not needed."""
+    depth: int = 0
+    """Containers in which it lies."""
+    place: tuple[str, bytes] | None = None
+    """Source and path of the file whose parts are to be copied along, with "rekey"."""
     strikes: int = 0
     reason: str | None = None
     detail: str | None = None
@@ -142,22 +181,47 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-    """A connection that any thread may use. Raises `IngestdError` for a file that is no journal of this version."""
-    uri = f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode="
+    """A connection that any thread may use. Raises `IngestdError` for a file that is no journal of this version.
+
+    One of an earlier version is brought up to this one.
+    """
     try:
-        db = sqlite3.connect(
-            uri + ("ro" if readonly else "rwc"), uri=True, isolation_level=None, check_same_thread=False, timeout=30
-        )
-        if not readonly:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA cache_size = -16000")
-            db.execute("PRAGMA journal_size_limit = 67108864")
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-        found = db.execute("PRAGMA user_version").fetchone()[0]
+        db = _open(path, readonly)
+        found = _version(db)
+        if readonly and found == 2:
+            db.close()
+            _open(path, False).close()
+            db = _open(path, True)
+            found = _version(db)
     except sqlite3.DatabaseError as error:
         raise IngestdError(f"cannot open the journal {path}: {error}") from error
     if found != VERSION:
+        db.close()
         raise IngestdError(f"the journal {path} has version {found}; this ingestd reads version {VERSION}")
     return db
+
+
+def _open(path: Path, readonly: bool) -> sqlite3.Connection:
+    uri = f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode="
+    db = sqlite3.connect(
+        uri + ("ro" if readonly else "rwc"), uri=True, isolation_level=None, check_same_thread=False, timeout=30
+    )
+    if not readonly:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA cache_size = -16000")
+        db.execute("PRAGMA journal_size_limit = 67108864")
+        script = {0: SCHEMA + PARTS, 2: MIGRATION}.get(_version(db))
+        if script is not None:
+            try:
+                db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {VERSION}; COMMIT;")
+            except sqlite3.OperationalError:
+                if db.in_transaction:
+                    db.rollback()
+                if _version(db) != VERSION:  # else another process opened it at the same time
+                    raise
+    return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ingestd.journal import members
 from ingestd.journal.retrying import note
 from ingestd.messages import Change
 
@@ -33,13 +34,14 @@ def take(db: sqlite3.Connection, source: str, changes: Sequence[Change], batch: 
             # A file that was never read leaves no trace. Any other waits for its removal: the index may have
             # it, though the daemon was killed before the journal said so.
             db.execute(
-                "DELETE FROM documents WHERE source = ? AND path = ? AND digest IS NULL AND state != 'running'",
+                "DELETE FROM documents WHERE source = ? AND path = ? AND member = '' AND digest IS NULL"
+                " AND state != 'running'",
                 key,
             )
             db.execute(
                 "UPDATE documents SET gone = 1, version = version + 1, retry_at = ?,"
                 " state = CASE state WHEN 'running' THEN 'running' ELSE 'queued' END"
-                " WHERE source = ? AND path = ? AND gone = 0",
+                " WHERE source = ? AND path = ? AND member = '' AND gone = 0",
                 (now + TOMBSTONE_DELAY, *key),
             )
             continue
@@ -49,7 +51,7 @@ def take(db: sqlite3.Connection, source: str, changes: Sequence[Change], batch: 
                 "UPDATE documents SET retry_at = 0,"
                 " state = CASE state WHEN 'failed' THEN 'queued' ELSE state END,"
                 " batch = CASE WHEN state IN ('queued', 'running', 'failed') THEN ? ELSE batch END"
-                " WHERE source = ? AND path = ? RETURNING state",
+                " WHERE source = ? AND path = ? AND member = '' RETURNING state",
                 (batch, *key),
             ).fetchone() or ("removed",)
             if state not in ("queued", "running"):  # it was done while the scan went on
@@ -70,6 +72,7 @@ def take(db: sqlite3.Connection, source: str, changes: Sequence[Change], batch: 
                 change.fresh, batch, bool(change.restless),
             ),
         ).fetchone()  # fmt: skip
+        members.back(db, *key)
         if change.restless:  # its attempts count on, since it may change during each of them
             note(db, id, f"taken although it kept changing for {change.restless:.0f} s")
     return Taken(joined, done)

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from typing import Any
 
+from ingestd.journal import members
 from ingestd.journal.schema import Row, Verdict
 from ingestd.types import document_id
 
@@ -17,7 +18,8 @@ def decide(
     if loader is None:
         return Verdict("skip", chunks=row.chunks)
     tag = f"{loader} {loader_version}"
-    if row.indexed_digest == digest and row.indexed_loader == tag:
+    again = members.waiting(db, row)
+    if row.indexed_digest == digest and row.indexed_loader == tag and not again:
         return Verdict("unchanged", chunks=row.chunks, **made(db, row.id))
     strikes = 0
     struck = db.execute(
@@ -35,10 +37,20 @@ def decide(
         " WHERE indexed_digest = ? AND indexed_loader = ? AND id != ? LIMIT 1",
         (digest, tag, row.id),
     ).fetchone()
-    if origin is not None:
-        return Verdict("rekey", document_id(*origin[1:]), **made(db, origin[0]))
+    if origin is not None and not again:
+        found = made(db, origin[0])
+        copied = members.copied(db, row, *origin[1:], partial=bool(found["partial"]))
+        if copied != "no":
+            place = origin[1:3] if copied == "along" else None
+            return Verdict("rekey", document_id(*origin[1:]), place=place, **found)
     known = db.execute("SELECT hashes FROM hashes WHERE document = ?", (row.id,)).fetchone()
-    return Verdict("load", hashes=known[0] if known else b"", strikes=strikes)
+    return Verdict(
+        "load",
+        hashes=known[0] if known else b"",
+        parts=members.digests(db, row),
+        depth=len(members.above(db, row)),
+        strikes=strikes,
+    )
 
 
 def made(db: sqlite3.Connection, document: int) -> dict[str, Any]:

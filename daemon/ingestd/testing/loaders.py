@@ -128,9 +128,9 @@ class LoaderContract:
             why = "a good file is refused"
         if not why and name != self.loader:
             why = f"it went to {name}: see `ingestd plugins` for who takes which suffix"
-        if not why and not first["chunk_count"]:
+        if not why and not first["chunk_count"] and not first["part_count"]:
             why = "no text came out"
-        if not why and any(first[key] != second[key] for key in ("elements", "chunks", "title", "metadata")):
+        if not why and any(first[key] != second[key] for key in ("elements", "chunks", "parts", "title", "metadata")):
             why = "it came out differently when it was loaded again"
         if why:
             pytest.fail(f"{sample}:\n{_indented(report(first, why, self.loader))}", pytrace=False)
