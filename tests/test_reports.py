@@ -183,10 +183,12 @@ def test_who_takes_a_suffix_and_who_lost_it() -> None:
 
 def test_plugins_name_what_does_not_work() -> None:
     manifest = Manifest(items=[PluginItem("sink", "sqlite")], errors=[PluginError("bad", "bad 1", "ImportError")])
-    told = reports.plugins(manifest, ["deadly"], LoadTable())
+    lost = [PluginError("deadly", "deadly 2", "left out: exit code 7")]
+    told = reports.plugins(manifest, lost, LoadTable())
     assert [(item["name"], item["error"]) for item in told] == [
-        ("sqlite", None), ("bad", "ImportError"), ("deadly", "the probe did not survive it"),
+        ("sqlite", None), ("bad", "ImportError"), ("deadly", "left out: exit code 7"),
     ]  # fmt: skip
+    assert told[-1]["distribution"] == "deadly 2"
 
 
 def test_rates_cover_the_last_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:

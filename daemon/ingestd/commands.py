@@ -263,7 +263,7 @@ def plugins(config: Config) -> list[dict[str, Any]]:
     async def alone() -> list[dict[str, Any]]:
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
-            return reports.plugins(daemon.plugins.manifest, daemon.plugins.blocked, config.load)
+            return reports.plugins(daemon.plugins.manifest, daemon.plugins.lost, config.load)
 
     return asyncio.run(alone())
 

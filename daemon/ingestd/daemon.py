@@ -453,7 +453,7 @@ class Daemon(Stages):
                         yield told
             case "plugins":
                 plugins = self.plugins
-                yield {"plugins": reports.plugins(plugins.manifest, plugins.blocked, self.config.load)}
+                yield {"plugins": reports.plugins(plugins.manifest, plugins.lost, self.config.load)}
             case "stop":
                 yield {}
             case _:

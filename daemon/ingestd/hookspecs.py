@@ -21,7 +21,8 @@ def register_loaders() -> Iterable[Loader]:
     Runs in the probe worker and in every load worker, never in the supervisor. Import format libraries inside
     `load`, not at the top of the module: a worker then only pays for the formats it meets. A loader may have an
     attribute `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does), and
-    `requires = ("module", ...)`, the modules that its optional dependency brings.
+    `requires = ("module", ...)`, the modules that its optional dependency brings. `overrides = (".md", ...)` are
+    suffixes that it takes from the loader that has them; `[load.NAME] suffixes` and `disabled` have the last word.
     """
     raise AssertionError("a specification is never called")
 

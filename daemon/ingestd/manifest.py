@@ -6,17 +6,21 @@ import asyncio
 import functools
 import importlib.metadata
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 from ingestd.config import Config
 from ingestd.errors import UsageError
-from ingestd.messages import Manifest
+from ingestd.messages import Manifest, PluginError
 from ingestd.supervisor import StartError, Worker
 
 log = logging.getLogger("ingestd")
 
 PROBE_TIMEOUT = 60.0
+"""Seconds that the probe worker may take to start."""
+PLUGIN_TIMEOUT = 20.0
+"""Seconds that one plugin may take to be imported and to register what it has."""
 
 
 class Plugins:
@@ -24,9 +28,14 @@ class Plugins:
 
     def __init__(self) -> None:
         self.manifest = Manifest(items=[], errors=[])
-        self.blocked: list[str] = []
-        """Names of the plugins that a probe did not survive."""
+        self.lost: list[PluginError] = []
+        """Plugins that a probe did not survive."""
         self.warnings: list[str] = []
+
+    @property
+    def blocked(self) -> list[str]:
+        """Names of the plugins that no worker may import."""
+        return [error.plugin for error in self.lost]
 
     @property
     def loaders(self) -> dict[str, str]:
@@ -36,29 +45,40 @@ class Plugins:
     async def probe(self, scratch: Path, prefix: str) -> None:
         """Ask the plugins. Raises `StartError` where none can be listed."""
         while True:
-            worker = Worker("probe", f"{prefix}.probe.{len(self.blocked)}", scratch / "probe")
+            worker = Worker("probe", f"{prefix}.probe.{len(self.lost)}", scratch / "probe")
             scratch.joinpath("probe").mkdir(exist_ok=True)
             found: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
             worker.on_frame = functools.partial(_resolve, found)
             try:
                 await worker.start({"blocked": self.blocked}, PROBE_TIMEOUT)
-                waits: set[asyncio.Future[Any]] = {found, worker.died}
-                await asyncio.wait(waits, timeout=PROBE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+                await self._answered(worker, found)
                 if found.done():
                     self.manifest = found.result()
                     break
-                cause = worker.died.result().reason if worker.died.done() else f"hangs for {PROBE_TIMEOUT:.0f} s"
+                cause = worker.died.result().reason if worker.died.done() else f"hangs for {PLUGIN_TIMEOUT:.0f} s"
                 plugin = worker.progress()[1]
                 if not plugin or plugin in self.blocked:
                     raise StartError(f"the plugins cannot be listed: {cause}")
                 entries = importlib.metadata.entry_points(group="ingestd", name=plugin)
                 origin = ", ".join(f"{entry.dist.name} {entry.dist.version}" for entry in entries if entry.dist)
                 self._warn(f"plugin {plugin} ({origin}) is left out: {cause}")
-                self.blocked.append(plugin)
+                self.lost.append(PluginError(plugin, origin, f"left out: {cause}"))
             finally:
                 await worker.end()
         for error in self.manifest.errors:
             self._warn(f"plugin {error.plugin} ({error.distribution}) cannot be used: {error.reason}")
+
+    async def _answered(self, worker: Worker, found: asyncio.Future[Manifest]) -> None:
+        """Until the manifest is there, the worker is dead, or one plugin takes too long."""
+        waits: set[asyncio.Future[Any]] = {found, worker.died}
+        steps, since = -1, 0.0
+        while not found.done() and not worker.died.done():
+            now, _ = worker.progress()
+            if now != steps:
+                steps, since = now, time.monotonic()
+            elif time.monotonic() - since > PLUGIN_TIMEOUT:
+                return
+            await asyncio.wait(waits, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
 
     def check(self, config: Config) -> None:
         """Raises `UsageError` where the configuration names an engine or a sink that no plugin offers."""

@@ -503,6 +503,7 @@ class PluginItem(msgspec.Struct, frozen=True):
     media_types: list[str] = []
     sockets: bool = False
     distribution: str = ""
+    overrides: list[str] = []
 
 
 class PluginError(msgspec.Struct, frozen=True):

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
+import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
 
-from ingestd import hookspecs
+from ingestd import __version__, hookspecs
+from ingestd.errors import IngestdError
 from ingestd.messages import PluginError, PluginItem
 from ingestd.types import Engine, Loader, Sink
 from ingestd.worker import one_line
 
 GROUP = "ingestd"
+MOST = 64
+"""Loaders, engines or sinks of one plugin."""
+MOST_SUFFIXES = 512
+LONGEST = 128
+"""Characters of a name, a version, a suffix or a media type."""
+
+
+class PluginVersionError(IngestdError):
+    """A plugin was made for another version of ingestd."""
 
 
 @dataclass(slots=True)
@@ -43,25 +55,61 @@ def discover(*hooks: str, block: Iterable[str] = (), trying: Callable[[str], Non
             continue
         trying(entry.name)
         distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+        before = list(sys.path), dict(os.environ)
         try:
+            _check_version(entry.dist)
             manager = pluggy.PluginManager(hookspecs.PROJECT)
             manager.add_hookspecs(hookspecs)
             manager.register(entry.load(), entry.name)
             manager.check_pending()
             for hook in hooks:
                 for objects in getattr(manager.hook, f"register_{hook}")():
-                    for item in objects:
-                        _add(registry, hook, item, distribution)
+                    _add_all(registry, hook, objects, distribution)
         except (Exception, SystemExit) as error:
             cause = one_line("".join(traceback.format_exception_only(error)))
             registry.errors.append(PluginError(entry.name, distribution, cause))
+        finally:
+            _restore(*before)
     return registry
+
+
+def _restore(path: list[str], environ: Mapping[str, str]) -> None:
+    """What a plugin took from the process when it was imported is put back: others need it. What it added stays."""
+    sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+    os.environ.update(environ)
+    os.chdir("/")
+
+
+def _check_version(distribution: importlib.metadata.Distribution | None) -> None:
+    """Raises `PluginVersionError` where the distribution says that it wants another ingestd."""
+    for line in (distribution.requires if distribution is not None else None) or ():
+        if not line.lower().startswith("ingestd"):
+            continue
+        from packaging.requirements import Requirement
+
+        wanted = Requirement(line)
+        if wanted.name.lower() != GROUP or (wanted.marker is not None and not wanted.marker.evaluate()):
+            continue
+        if not wanted.specifier.contains(__version__, prereleases=True):
+            raise PluginVersionError(
+                f"it is made for ingestd{wanted.specifier}, and this is ingestd {__version__}: "
+                f"pip install --upgrade {distribution.name if distribution else 'it'} ingestd"
+            )
 
 
 def _entries() -> Iterator[importlib.metadata.EntryPoint]:
     """Bundled plugins first, then by name, so that the order does not depend on the file system."""
     entries = importlib.metadata.entry_points(group=GROUP)
     return iter(sorted(set(entries), key=lambda e: (not e.value.startswith("ingestd_plugins."), e.name)))
+
+
+def _add_all(registry: Registry, hook: str, objects: Any, distribution: str) -> None:
+    if isinstance(objects, str | bytes) or not isinstance(objects, Iterable):
+        raise TypeError(f"register_{hook} returned a {type(objects).__name__}, not a list of {hook}")
+    for number, item in enumerate(objects):
+        if number == MOST:
+            raise ValueError(f"register_{hook} returned more than {MOST} {hook}")
+        _add(registry, hook, item, distribution)
 
 
 def _add(registry: Registry, hook: str, item: Any, distribution: str) -> None:
@@ -76,6 +124,7 @@ def _add(registry: Registry, hook: str, item: Any, distribution: str) -> None:
             name=item.name,
             version=str(getattr(item, "version", "")),
             suffixes=list(getattr(item, "suffixes", ())),
+            overrides=list(getattr(item, "overrides", ())),
             media_types=list(getattr(item, "media_types", ())),
             sockets=bool(getattr(item, "needs_sockets", False)),
             distribution=distribution,
@@ -90,8 +139,9 @@ def _check(*attributes: str, **methods: int) -> Callable[[Any], None]:
         for attribute in attributes:
             if not hasattr(item, attribute):
                 raise TypeError(f"{type(item).__qualname__} has no attribute {attribute!r}")
-        if not isinstance(item.name, str) or not item.name.isidentifier():
-            raise TypeError(f"{type(item).__qualname__}.name must be an identifier, not {item.name!r}")
+        if not isinstance(item.name, str) or not item.name.isidentifier() or len(item.name) > LONGEST:
+            name = one_line(repr(item.name), 80)
+            raise TypeError(f"{type(item).__qualname__}.name must be an identifier, not {name}")
         for method, number in methods.items():
             _check_signature(item, method, number)
 
@@ -115,9 +165,19 @@ def _check_signature(item: Any, method: str, number: int) -> None:
 
 def _check_loader(item: Any) -> None:
     _check("name", "version", "suffixes", "media_types", "load", load=1)(item)
-    for suffix in item.suffixes:
+    kind = type(item).__qualname__
+    if not isinstance(item.version, str) or len(item.version) > LONGEST:
+        raise TypeError(f"{kind}.version must be a short string, not {one_line(repr(item.version), 80)}")
+    for attribute in ("suffixes", "media_types", "overrides"):
+        values = getattr(item, attribute, ())
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) > MOST_SUFFIXES:
+            raise TypeError(f"{kind}.{attribute} must be a sequence of strings, not {one_line(repr(values), 80)}")
+        for value in values:
+            if not isinstance(value, str) or not 0 < len(value) <= LONGEST:
+                raise TypeError(f"{kind}.{attribute} must be a sequence of strings, not of {one_line(repr(value), 80)}")
+    for suffix in (*item.suffixes, *getattr(item, "overrides", ())):
         if not suffix.startswith(".") or suffix != suffix.lower():
-            raise TypeError(f"{type(item).__qualname__}: suffix {suffix!r} must be lower case and start with a dot")
+            raise TypeError(f"{kind}: suffix {suffix!r} must be lower case and start with a dot")
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {

@@ -17,7 +17,7 @@ from ingestd.config.units import spell_duration
 from ingestd.detect import Detector
 from ingestd.errors import UsageError
 from ingestd.journal import Row, SourceRow
-from ingestd.messages import Manifest
+from ingestd.messages import Manifest, PluginError
 from ingestd.types import STATES, Hit, Loader, display
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def retryable(db: sqlite3.Connection, paths: Sequence[bytes] | None) -> list[int
     return ids
 
 
-def plugins(manifest: Manifest, blocked: Sequence[str], load: LoadTable) -> list[dict[str, Any]]:
+def plugins(manifest: Manifest, lost: Sequence[PluginError], load: LoadTable) -> list[dict[str, Any]]:
     """Loaders, engines and sinks, and the plugins that could not be used.
 
     Of a loader `takes` names the suffixes that go to it, `lost` those that it claims and who takes them instead (None:
@@ -152,7 +152,8 @@ def plugins(manifest: Manifest, blocked: Sequence[str], load: LoadTable) -> list
     items: list[dict[str, Any]] = [
         {
             "kind": item.kind, "name": item.name, "version": item.version, "suffixes": item.suffixes,
-            "media_types": item.media_types, "sockets": item.sockets, "distribution": item.distribution, "error": None,
+            "media_types": item.media_types, "sockets": item.sockets, "overrides": item.overrides,
+            "distribution": item.distribution, "error": None,
         }
         for item in manifest.items
     ]  # fmt: skip
@@ -168,9 +169,8 @@ def plugins(manifest: Manifest, blocked: Sequence[str], load: LoadTable) -> list
             told["lost"] = {suffix: takers.get(suffix) for suffix in told["suffixes"] if takers.get(suffix) != name}
     items += [
         {"kind": "plugin", "name": error.plugin, "distribution": error.distribution, "error": error.reason}
-        for error in manifest.errors
+        for error in (*manifest.errors, *lost)
     ]
-    items += [{"kind": "plugin", "name": name, "error": "the probe did not survive it"} for name in blocked]
     return items
 
 

@@ -42,7 +42,7 @@ def test_plugins_that_do_not_work_are_named_and_left_out(tmp_path: Path, monkeyp
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin-{name}\nVersion: 2.1\n")
         (info / "entry_points.txt").write_text(f"[ingestd]\n{name} = plugin_{name}\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(manifest, "PROBE_TIMEOUT", 6.0)
+    monkeypatch.setattr(manifest, "PLUGIN_TIMEOUT", 5.0)
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.md").write_text("It works all the same.")

@@ -46,8 +46,8 @@ class Detected(NamedTuple):
 class Detector:
     """Routes files to loaders. Built once for a process, used for each file.
 
-    `suffixes` gives a loader further suffixes, before any other loader that claims them. Among loaders that claim the
-    same suffix or media type the first in `loaders` wins.
+    `suffixes`, which a person configured, come before what a loader says that it `overrides`, and that comes before
+    `suffixes` of loaders. Among loaders that claim the same suffix or media type the first in `loaders` wins.
     """
 
     def __init__(
@@ -65,6 +65,9 @@ class Detector:
                 for suffix in extra:
                     suffix = suffix.lower()
                     self._suffixes.setdefault(suffix if suffix.startswith(".") else f".{suffix}", name)
+        for name, loader in active.items():
+            for suffix in getattr(loader, "overrides", ()):
+                self._suffixes.setdefault(suffix, name)
         for name, loader in active.items():
             for suffix in loader.suffixes:
                 self._suffixes.setdefault(suffix, name)
