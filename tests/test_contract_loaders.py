@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ingestd.plugins import discover
 from ingestd.testing import LoaderContract
 from tests import archives, corpus
 
 SAMPLES = {f"sample{suffix}": data for suffix, data in corpus.samples().items()}
 """One document of each format."""
+TEXTS = {"a/heron.txt": "The heron stands. " * 60, "獾.md": "# 獾\n\n獾住在高架桥下。"}
+PACKINGS = (".gz", ".bz2", ".xz", ".zst")
+MAIL = archives.mail("Grüße aus 北京", "Hello\n\nBadgers below.", "<p>Hello</p>", {"übersicht.txt": "attached"})
 ZIPPED = {"sample.zip": archives.zipped(corpus.samples())}
 TAKEN: dict[str, dict[str, bytes]] = {}
 for _name, _loader in discover("loaders").loaders.items():
@@ -23,6 +28,34 @@ class TestText(LoaderContract):
 class TestZip(LoaderContract):
     loader = "zip"
     samples = ZIPPED
+    quiet = True
+
+
+class TestTar(LoaderContract):
+    loader = "tar"
+    samples: ClassVar = {f"sample.tar{suffix}": archives.tarred(TEXTS, suffix) for suffix in ("", *PACKINGS)}
+    cuts = 10
+    flips = 60
+    quiet = True
+
+
+class TestPacked(LoaderContract):
+    loader = "packed"
+    samples: ClassVar = {f"sample.txt{suffix}": archives.packed(b"Badgers. " * 50, suffix) for suffix in PACKINGS}
+    cuts = 10
+    flips = 60
+    quiet = True
+
+
+class TestMail(LoaderContract):
+    loader = "mail"
+    samples: ClassVar = {"sample.eml": MAIL}
+    quiet = True
+
+
+class TestMailbox(LoaderContract):
+    loader = "mailbox"
+    samples: ClassVar = {"sample.mbox": archives.mailbox(MAIL, archives.mail("Second", "From here on\n"))}
     quiet = True
 
 

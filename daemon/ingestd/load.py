@@ -414,6 +414,7 @@ def open_file(
             size=proceed.limits["max_parts_size"],
             part=limit,
             ratio=proceed.limits["max_parts_ratio"],
+            deepest=proceed.limits["max_parts_depth"],
             depth=max(0, proceed.limits["max_parts_depth"] - proceed.depth),
         ),
     )

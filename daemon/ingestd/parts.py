@@ -69,7 +69,7 @@ class Unpacked:
             if member.offset >= 0:
                 if member.offset + member.size > size:
                     os.close(descriptor)
-                    raise ChannelError(f"the part {member.name!r} lies outside of what came along")
+                    raise ChannelError(f"a bad frame: the part {member.name!r} lies outside of what came along")
                 key = (row.source, row.path, joined(row.member, member.name))
                 segment.parts[key] = (member.digest, member.offset, member.size)
         self._segments[descriptor] = segment
@@ -129,10 +129,12 @@ def read(descriptors: list[int]) -> tuple[list[Member], int | None]:
     """What came with a `Parts` frame: the parts, and the descriptor of their bytes. Raises `ChannelError`."""
     try:
         if not 1 <= len(descriptors) <= 2:
-            raise ChannelError(f"parts came with {len(descriptors)} descriptors")
+            raise ChannelError(f"a bad frame: parts came with {len(descriptors)} descriptors")
         members = _members.decode(read_blob(descriptors.pop(0), LISTING))
     except (ChannelError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         for descriptor in descriptors:
             os.close(descriptor)
-        raise ChannelError(f"a bad list of parts: {error}") from None
+        if isinstance(error, ChannelError):
+            raise
+        raise ChannelError(f"a bad frame: {error}") from None
     return members, descriptors[0] if descriptors else None

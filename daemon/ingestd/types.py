@@ -105,6 +105,8 @@ class Allowance:
     """Times that a packed file, or part, may grow when it is unpacked."""
     depth: int = 0
     """Containers that its parts may still lie in; 0: it may have none."""
+    deepest: int = 0
+    """`max_parts_depth`."""
     parts: int = 0
     used: int = 0
     spent: int = 0

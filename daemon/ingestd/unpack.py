@@ -73,7 +73,9 @@ class Unpacking:
         name = self._unique(tidy(part.name))
         step(f"part {allowed.parts + 1}: {name}")
         if allowed.depth <= 0:
-            raise LimitError("it lies in as many containers as max_parts_depth allows: its parts are not read")
+            raise LimitError(
+                f"containers in containers, more than max_parts_depth = {allowed.deepest}: its parts are not read"
+            )
         if allowed.parts >= allowed.count:
             raise LimitError(f"more than max_parts = {allowed.count} parts")
         allowed.parts += 1

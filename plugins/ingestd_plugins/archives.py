@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
@@ -68,7 +69,7 @@ def overlaps(archive: zipfile.ZipFile) -> set[int]:
     """Where members begin that end behind the beginning of another one: the same bytes unpacked again and again."""
     places = sorted((member.header_offset, member.compress_size) for member in archive.infolist())
     found = set()
-    for (start, size), (following, _) in zip(places, [*places[1:], (archive.start_dir, 0)], strict=True):
+    for (start, size), (following, _) in pairwise([*places, (archive.start_dir, 0)]):
         if start + LOCAL + size > following:
             found.add(start)
     return found

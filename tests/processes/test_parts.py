@@ -182,7 +182,7 @@ def test_limits_are_kept_and_told(tmp_path: Path, folder: Path) -> None:
     assert found["large.zip!/a.txt"][0] == "indexed"
     assert "max_parts_size" in str(found["bomb.zip!/"])
     assert found["deep.zip!/n.zip!/n.zip"][0] == "indexed"
-    assert "max_parts_depth" in str(found["deep.zip!/n.zip!/n.zip!/n.zip"])
+    assert "max_parts_depth = 3" in str(found["deep.zip!/n.zip!/n.zip!/n.zip"])
     config = write_config(tmp_path / "other", None, load={"max_parts_depth": 4, "max_parts": 6, "max_parts_ratio": 10})
     ingest(config, folder)
     found = members(tmp_path / "other")
