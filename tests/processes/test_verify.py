@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.archives import zipped
 from tests.processes.daemons import contents, ingest, ingestd, running, write_config
 
 PARAGRAPHS = 6
@@ -102,6 +103,30 @@ def test_a_lost_journal_is_made_anew_from_the_index(tmp_path: Path, config: Path
     assert verify(config, "--deep")[0] == 0
 
 
+@pytest.mark.slow
+def test_a_lost_journal_of_archives_is_made_anew_too(tmp_path: Path, config: Path, folder: Path) -> None:
+    """Their members are known by the index alone until they are read again."""
+    state = tmp_path / "state"
+    inner = zipped({"deep/report.md": "# Badgers\n\nBadgers live below the viaduct."})
+    for name in ("kept.zip", "gone.zip"):
+        (folder / name).write_bytes(zipped({"a.txt": f"The heron of {name}.", "inner.zip": inner}))
+    ingest(config, folder)
+    before = contents(state)
+    for path in state.glob("journal.sqlite*"):
+        path.unlink()
+    (folder / "gone.zip").unlink()
+    assert verify(config, "--repair")[0] == 0
+    wanted = {path: document for path, document in before[0].items() if "gone.zip" not in path}
+    assert len(wanted) == 6 + 4
+    with running(config, state) as daemon:
+        daemon.wait()
+        while contents(state)[0] != wanted:
+            assert daemon.process.poll() is None
+    events = {event for event in encoded(state).values() if event.startswith("indexed: ")}
+    assert not [event for event in events if not event.endswith(", 0 of them encoded")], events
+    assert verify(config, "--deep")[0] == 0
+
+
 def test_a_lost_index_is_made_anew_from_the_files(tmp_path: Path, config: Path, folder: Path) -> None:
     state = tmp_path / "state"
     before = contents(state)
@@ -115,6 +140,7 @@ def test_a_lost_index_is_made_anew_from_the_files(tmp_path: Path, config: Path, 
     assert verify(config, "--deep")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["journal.sqlite*", "index"])
 def test_an_old_backup_is_brought_up_to_date(tmp_path: Path, config: Path, folder: Path, lost: str) -> None:
     state = tmp_path / "state"
@@ -157,6 +183,7 @@ def _chunk(db: sqlite3.Connection) -> None:
     db.execute("UPDATE chunks SET hash = zeroblob(16) WHERE id = (SELECT max(id) FROM chunks)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_text, _vector, _chunk])
 def test_a_damaged_chunk_is_found_by_a_deep_look_and_encoded_alone(
     tmp_path: Path, config: Path, folder: Path, damage: Callable[[sqlite3.Connection], None]
@@ -176,6 +203,7 @@ def test_a_damaged_chunk_is_found_by_a_deep_look_and_encoded_alone(
     assert verify(config, "--deep")[0] == 0
 
 
+@pytest.mark.slow
 def test_what_belongs_to_no_source_any_more_leaves_the_index(tmp_path: Path, config: Path, folder: Path) -> None:
     state = tmp_path / "state"
     config.write_text(config.read_text().replace('name = "docs"', 'name = "renamed"'))
