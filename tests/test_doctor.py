@@ -106,7 +106,7 @@ def test_a_damaged_journal_and_failures(tmp_path: Path) -> None:
     db.execute("INSERT INTO documents(source, path, state) VALUES ('a', x'61', 'quarantined')")
     db.commit()
     db.close()
-    assert [finding.text for finding in findings(chosen)["failures"]] == ["1 files failed or are quarantined"]
+    assert [finding.text for finding in findings(chosen)["failures"]] == ["1 file failed or quarantined"]
     path.write_bytes(b"no database at all" * 1000)
     (damaged,) = findings(chosen)["index"]
     assert damaged.state == "wrong"

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from ingestd.cli import terminal, views
+from ingestd.cli import layout, terminal, views
 from ingestd.types import STATES
 
 EVIL = "/docs/\x1b[2J[red]evil\nname\u202e.pdf"
@@ -239,7 +239,7 @@ def test_output_for_a_pipe_is_neither_wrapped_nor_padded(capsys: pytest.CaptureF
         (views.state_of(STATUS), "/srv/" + "deep/" * 20), (views.failed([why]), path),
         (views.ingested({"failures": [why]}), path), (views.listed(plugins), " .x" * 300),
     ):  # fmt: skip
-        views.show(view)
+        layout.show(view)
         out = capsys.readouterr().out
         assert text in out
         assert "\x1b" not in out

@@ -234,11 +234,12 @@ def confirm_deletes(config: Config, source: str) -> int:
         return journal.removal.confirm(db, source)
 
 
-def wait(config: Config, timeout: float | None) -> bool:
+def wait(config: Config, timeout: float | None, *, progress: Progress = lambda status: None) -> bool:
     """Whether nothing is settling, queued or running any more, within `timeout` seconds."""
     deadline = time.monotonic() + timeout if timeout is not None else None
     while True:
         found = status(config)
+        progress(found)
         files = found["files"]
         busy = files["settling"] + files["queued"] + files["running"]
         if not busy and (not found["running"] or found["ready"]):

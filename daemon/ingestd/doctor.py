@@ -183,9 +183,11 @@ def index(config: Config) -> Iterator[Finding]:
         return
     total = sum(sum(states.values()) for states in files.values())
     bad = sum(states["failed"] + states["quarantined"] for states in files.values())
-    yield Finding("index", "ok", f"{total:,} files, {chunks:,} chunks")
+    yield Finding("index", "ok", f"files: {total:,}, chunks: {chunks:,}")
     if bad:
-        yield Finding("failures", "warning", f"{bad:,} files failed or are quarantined", "ingestd failures")
+        yield Finding(
+            "failures", "warning", f"{bad:,} file{'' if bad == 1 else 's'} failed or quarantined", "ingestd failures"
+        )
 
 
 def daemon(config: Config) -> Iterator[Finding]:

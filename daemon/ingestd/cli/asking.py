@@ -42,12 +42,12 @@ def status(invocation: Invocation, json: bool, watch: bool) -> None:
     if json:
         print_json(commands.status(config))
         return
-    from ingestd.cli import terminal, views
+    from ingestd.cli import layout, terminal, views
 
     if watch:
         terminal.follow(lambda: commands.status(config))
     else:
-        views.show(views.state_of(commands.status(config)))
+        layout.show(views.state_of(commands.status(config)))
 
 
 @command()
@@ -70,9 +70,9 @@ def why(invocation: Invocation, path: str, json: bool, base64: bool) -> None:
     if json:
         print_json(answer)
         return
-    from ingestd.cli import views
+    from ingestd.cli import layout, views
 
-    views.show(views.reason_of(answer))
+    layout.show(views.reason_of(answer))
     _point_to_page([answer])
 
 
@@ -94,10 +94,10 @@ def failures(invocation: Invocation, json: bool) -> None:
     if json:
         print_json(found)
         return
-    from ingestd.cli import views
+    from ingestd.cli import layout, views
 
     if found:
-        views.show(views.failed(found))
+        layout.show(views.failed(found))
         click.echo("try: ingestd why PATH, ingestd retry PATH", err=True)
         _point_to_page(found)
     else:
@@ -162,9 +162,9 @@ def explain(invocation: Invocation, reason: Sequence[str], json: bool) -> int:
     from rich.markdown import Markdown
     from rich.text import Text
 
-    from ingestd.cli import views
+    from ingestd.cli import layout
 
-    views.show(Group(Text(page.name, style="bold"), Text(), Markdown(page.text)))
+    layout.show(Group(Text(page.name, style="bold"), Text(), Markdown(page.text)))
     return 0
 
 
@@ -224,9 +224,9 @@ def plugins(invocation: Invocation, json: bool) -> None:
     if json:
         print_json(found)
         return
-    from ingestd.cli import views
+    from ingestd.cli import layout, views
 
-    views.show(views.listed(found))
+    layout.show(views.listed(found))
 
 
 @command()
@@ -249,12 +249,12 @@ def doctor(invocation: Invocation, json: bool) -> int:
         found = list(examine(config))
         print_json([finding._asdict() for finding in found])
     else:
-        from ingestd.cli import views
+        from ingestd.cli import layout, views
 
         found = []
         for finding in examine(config):
             found.append(finding)
-            views.show(views.finding(finding))
+            layout.show(views.finding(finding))
     return FAILED if any(finding.state == "wrong" for finding in found) else 0
 
 

@@ -42,9 +42,9 @@ def try_file(invocation: Invocation, file: str, loader: str | None, json: bool, 
     if json:
         print_json(told)
     else:
-        from ingestd.cli import trials, views
+        from ingestd.cli import layout, trials
 
-        views.show(trials.tried(told))
+        layout.show(trials.tried(told))
     return 0 if told["state"] in ("loaded", "partial") else FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -52,7 +53,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+            return code
         except BrokenPipeError:
             # Whoever read the output has enough (`| head`); the interpreter would complain once more at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -80,10 +83,38 @@ class Commands(click.Group):
             if invocation.debug:
                 _traceback()
             code = fail(error.message, error.command, _code(error))
+        except SystemExit:
+            code = 0  # click, when whoever read the output has enough
+        except OSError as error:
+            if invocation.debug:
+                _traceback()
+            if failed := _flush(0):  # it was the output
+                sys.exit(failed)
+            code = fail(_cause(error), "ingestd doctor", WRONG if error.errno in _DENIED else UNREACHABLE)
         except Exception as error:
             _traceback()
             code = fail(f"a bug in ingestd: {error!r}", None, BUG)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_flush(code if isinstance(code, int) else 0))
+
+
+_DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+def _cause(error: OSError) -> str:
+    """What of the system stands in the way, and where."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([*names, error.strerror or str(error)])
+
+
+def _flush(code: int) -> int:
+    """The exit code, once all that was printed is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would complain once more at its exit
+        if error.errno != errno.EPIPE:
+            return fail(f"the output cannot be written: {error.strerror}", None, code or FAILED)
+    return code
 
 
 def _code(error: IngestdError) -> int:

@@ -41,8 +41,15 @@ def printable(value: Any) -> Any:
 
 
 def document(value: Any) -> bytes:
-    """One JSON document, UTF-8, with a newline at its end."""
-    return json.dumps(printable(value), ensure_ascii=False, indent=2).encode() + b"\n"
+    """One JSON document, UTF-8, with a newline at its end; what would steer a terminal is escaped in it."""
+    text = json.dumps(printable(value), ensure_ascii=False, indent=2)
+    if not text.isascii():
+        text = "".join(_escaped(c) if c > "\x7e" and _steers(c) else c for c in text)
+    return text.encode() + b"\n"
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def clean(value: object) -> str:

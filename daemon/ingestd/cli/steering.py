@@ -66,8 +66,11 @@ def wait(invocation: Invocation, timeout: float | None) -> int:
     """
     config = invocation.config()
     from ingestd import commands
+    from ingestd.cli.terminal import waiting
 
-    if commands.wait(config, timeout):
+    with waiting() as show:
+        done = commands.wait(config, timeout, progress=show)
+    if done:
         return 0
     click.echo("there is still work after the time-out; `ingestd status` says what", err=True)
     return FAILED
@@ -195,9 +198,9 @@ def verify(invocation: Invocation, deep: bool, repair: bool, json: bool) -> int:
     if json:
         print_json(told)
     else:
-        from ingestd.cli import views
+        from ingestd.cli import layout, views
 
-        views.show(views.verified(told))
+        layout.show(views.verified(told))
         if problems and not repair:
             click.echo("mend it: ingestd verify --repair", err=True)
         elif told["repaired"]:

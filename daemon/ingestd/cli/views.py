@@ -1,23 +1,23 @@
-"""What people see: results and progress as rich renderables, from 40 columns up, with and without colour.
+"""What people see: results and progress as rich renderables, for terminals of any width, with and without colour.
 
 Nothing foreign is ever parsed as markup or reaches the terminal unfiltered.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ingestd.cli import layout
 from ingestd.cli.printable import clean, clean_line
 from ingestd.config.units import spell_duration
 from ingestd.types import STATES
@@ -44,30 +44,6 @@ _CJK: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _MARK: Final = "bold yellow"
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console for this process's streams. Output that is not for a terminal is neither wrapped nor coloured."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 100_000
-    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # where all errors end, not in here
-
-
-def show(renderable: RenderableType) -> None:
-    """Print a result on standard output; lines for a pipe end where their text ends."""
-    out = console()
-    if out.is_terminal:
-        out.print(renderable)
-        return
-    with out.capture() as captured:
-        out.print(renderable)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-    sys.stdout.flush()
-
-
 # --- a running daemon -----------------------------------------------------------------------------------------
 
 
@@ -80,18 +56,24 @@ def live(status: _Row, width: int) -> Group:
     workers: Sequence[_Row] = status.get("workers", ())
     loading = [worker for worker in workers if worker.get("stage") == "load"]
     busy = sum(1 for worker in loading if worker.get("path"))
-    facts = [f"backlog {_count(waiting)}", *_rates(status.get("rates", {}))]
+    facts = [f"backlog {layout.count(waiting)}", *_rates(status.get("rates", {}))]
     if loading:
         facts.append(f"loading {busy}/{len(loading)}")
     facts += _encoders(status.get("encoders", ()))
-    lines.append(_Facts([Text(fact) for fact in facts]))
-    lines.append(_Facts(_states(files)))
-    if not status.get("ready", True):
-        lines.append(_line("waiting for ", _plain(status.get("waiting_for") or "workers"), style="yellow"))
+    lines.append(layout.SideBySide([Text(fact) for fact in facts]))
+    lines.append(layout.SideBySide(_states(files)))
+    if status.get("stopping"):
+        lines.append(
+            layout.line("stopping: ", "what is in hand is finished; Ctrl-C again stops at once", style="yellow")
+        )
+    elif not status.get("running", True):
+        lines.append(layout.line("no daemon is running: ", "ingestd run", style="yellow"))
+    elif not status.get("ready", True):
+        lines.append(layout.line("waiting for ", layout.plain(status.get("waiting_for") or "workers"), style="yellow"))
     lines += [_source(source, width) for source in status.get("sources", ())]
     if paths := [worker["path"] for worker in loading if worker.get("path")]:
-        lines.append(_line("now ", ", ".join(_name(path) for path in paths), style="dim"))
-    lines += [_line("! ", warning, style="yellow") for warning in list(status.get("warnings", ()))[-3:]]
+        lines.append(layout.line("now ", ", ".join(layout.name(path) for path in paths), style="dim"))
+    lines += [layout.line("! ", warning, style="yellow") for warning in list(status.get("warnings", ()))[-3:]]
     troubles = [item for item in status.get("recent", ()) if item.get("state") in ("partial", "failed", "quarantined")]
     lines += [_recent(item) for item in troubles[-4:]]
     return Group(*lines)
@@ -99,9 +81,9 @@ def live(status: _Row, width: int) -> Group:
 
 def _source(source: _Row, width: int) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(_fit(source.get("name", ""), 18), style="bold")
-    line.append(f" {_count(_total(source.get('files', 0)))} files", style="green")
-    if width >= 60:
+    line.append(layout.fit(source.get("name", ""), min(18, width // 2)), style="bold")
+    line.append(f" {layout.number_of(_total(source.get('files', 0)), 'file')}", style="green")
+    if width >= layout.NARROW:
         line.append(f"  {clean_line(source.get('mode') or '')}", style="dim")
         line.append(f"  {clean_line(source.get('directory', ''))}", style="dim")
     return line
@@ -112,7 +94,7 @@ def _recent(item: _Row) -> Text:
     style = STYLES.get(state, "")
     took = f" in {spell_duration(item['seconds'])}" if item.get("seconds") else ""
     reason = f": {item['reason']}" if item.get("reason") else ""
-    return _line(f"{state} ", f"{_name(item.get('path', ''))}{took}{clean_line(reason)}", style=style)
+    return layout.line(f"{state} ", f"{layout.name(item.get('path', ''))}{took}{clean_line(reason)}", style=style)
 
 
 def _encoders(encoders: Sequence[_Row]) -> list[str]:
@@ -121,13 +103,15 @@ def _encoders(encoders: Sequence[_Row]) -> list[str]:
         return [_encoder(encoder) for encoder in encoders]
     tokens = sum(encoder.get("tokens_per_second") or 0 for encoder in encoders)
     busy = sum(encoder.get("busy") or 0 for encoder in encoders) / len(encoders)
-    return [f"{len(encoders)} encoders {_count(tokens)} tokens/s {busy:.0%}"]
+    return [f"{len(encoders)} encoders {layout.count(tokens)} tokens/s {busy:.0%}"]
 
 
 def _encoder(encoder: _Row) -> str:
     busy = encoder.get("busy") or 0
     share = f" {busy:.0%}" if isinstance(busy, float) else ""
-    return f"{clean_line(encoder.get('device', ''))} {_count(encoder.get('tokens_per_second') or 0)} tokens/s{share}"
+    return (
+        f"{clean_line(encoder.get('device', ''))} {layout.count(encoder.get('tokens_per_second') or 0)} tokens/s{share}"
+    )
 
 
 # --- ingest ---------------------------------------------------------------------------------------------------
@@ -141,54 +125,64 @@ def ingesting(progress: _Row, width: int) -> Group:
     facts = [Text(fact) for fact in _rates(progress)]
     facts += _states({state: progress.get(state, 0) for state in ("unchanged", "failed", "quarantined", "skipped")})
     if facts:
-        lines.append(_Facts(facts))
+        lines.append(layout.SideBySide(facts))
     if current := progress.get("current"):
-        lines.append(_line("now ", ", ".join(_name(path) for path in current), style="dim"))
+        lines.append(layout.line("now ", ", ".join(layout.name(path) for path in current), style="dim"))
     return Group(*lines)
 
 
 def ingest_line(progress: _Row) -> str:
     """The same for a log."""
-    parts = [f"{_count(progress.get('done', 0))} of {_count(progress.get('total', 0))} files"]
-    parts += [f"{_count(progress[state])} {state}" for state in ("failed", "quarantined") if progress.get(state)]
+    parts = [f"{layout.count(progress.get('done', 0))} of {layout.count(progress.get('total', 0))} files"]
+    parts += [f"{layout.count(progress[state])} {state}" for state in ("failed", "quarantined") if progress.get(state)]
     parts += _rates(progress)
     if progress.get("eta_seconds"):
         parts.append(f"{spell_duration(progress['eta_seconds'])} left")
     return ", ".join(parts)
 
 
+def status_line(status: _Row) -> str:
+    """The status for a log."""
+    if not status.get("running"):
+        return "no daemon is running: ingestd run"
+    counts = [fact.plain for fact in _states(status.get("files", {}))]
+    waiting = "" if status.get("ready") else f"waiting for {layout.plain(status.get('waiting_for') or 'workers')}"
+    return clean_line(", ".join(filter(None, [*counts, *_rates(status.get("rates", {})), waiting])))
+
+
 def ingested(summary: _Row) -> Group:
     """The table at the end of an ingest, and the files that failed."""
     seconds = summary.get("seconds") or 0
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(justify="right")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
     for state in ("indexed", "unchanged", "failed", "quarantined", "skipped"):
         number = summary.get(state, 0)
-        table.add_row(Text(state, style=STYLES.get(state, "") if number else "dim"), _count(number))
-    speed = f"{summary.get('chunks', 0) / seconds:,.1f}/s" if seconds else ""
-    table.add_row("chunks", _count(summary.get("chunks", 0)), speed)
+        table.add_row(Text(state, style=STYLES.get(state, "") if number else "dim"), layout.count(number))
+    chunks = summary.get("chunks", 0)
+    speed = f"{chunks / seconds:,.1f}/s" if seconds and chunks else ""
+    table.add_row("chunks", layout.count(chunks), speed)
     table.add_row("time", spell_duration(seconds))
     failures: Sequence[_Row] = summary.get("failures", ())
     parts: list[RenderableType] = [table]
     if failures:
         parts += [Text(), failed(failures[:LISTED])]
     if len(failures) > LISTED:
-        parts.append(Text(f"and {_count(len(failures) - LISTED)} more: ingestd failures"))
+        parts.append(Text(f"and {layout.count(len(failures) - LISTED)} more: ingestd failures"))
     return Group(*parts)
 
 
 def verified(told: _Row) -> Group:
     """The counts of a comparison, and the documents that differ."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(justify="right")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     for key, style in (("missing", "red"), ("extra", "red"), ("stale", "red"), ("repaired", "green"), ("pending", "")):
         number = told.get(key, 0)
-        table.add_row(Text(key, style=style if number else "dim"), _count(number))
-    table.add_row("documents", _count(told.get("documents", 0)))
-    table.add_row("chunks", _count(told.get("chunks", 0)))
+        table.add_row(Text(key, style=style if number else "dim"), layout.count(number))
+    table.add_row("documents", layout.count(told.get("documents", 0)))
+    table.add_row("chunks", layout.count(told.get("chunks", 0)))
     findings = [{**finding, "state": finding["problem"]} for finding in told.get("findings", ())]
     parts: list[RenderableType] = [table]
     if findings:
@@ -203,11 +197,11 @@ def failed(failures: Iterable[_Row]) -> Group:
     lines: list[RenderableType] = []
     for item in failures:
         state = str(item.get("state") or "failed")
-        head = Text(clean_line(item.get("path", "")), style="bold", overflow="fold")
+        head = layout.Whole(Text(clean_line(item.get("path", "")), style="bold"))
         attempts = item.get("attempts")
         facts = [state, f"{attempts} attempts" if attempts and attempts > 1 else "", _again(item.get("retry_at"))]
         body = Text(", ".join(fact for fact in facts if fact), style=STYLES.get(state, ""))
-        body.append(f": {_first_lines(item.get('reason') or 'no reason given', 3)}", style="default")
+        body.append(f": {layout.first_lines(item.get('reason') or 'no reason given', 3)}", style="default")
         lines += [head, Padding.indent(body, 2)] if item.get("path") else [body]
     return Group(*lines)
 
@@ -220,13 +214,13 @@ def found(hits: Sequence[_Row], question: str) -> Group:
     words = _words(question)
     parts: list[RenderableType] = []
     for number, hit in enumerate(hits, 1):
-        head = Text(overflow="fold")
+        head = Text()
         head.append(f"{number}. ", style="dim")
         head.append(clean_line(hit.get("path", "")), style="bold cyan")
         if hit.get("page"):
             head.append(f":{hit['page']}", style="cyan")
         head.append(f"  {hit.get('score', 0):.4f}", style="dim")
-        parts.append(head)
+        parts.append(layout.Whole(head))
         if title := _title(hit):
             parts.append(Padding.indent(Text(clean_line(title), style="italic"), 3))
         passage = Text(_passage(clean(hit.get("text", "")), words))
@@ -238,7 +232,11 @@ def found(hits: Sequence[_Row], question: str) -> Group:
 
 def _title(hit: _Row) -> str:
     headings = (hit.get("metadata") or {}).get("headings") or ()
-    names = [hit.get("title") or "", *(headings if isinstance(headings, list | tuple) else [headings])]
+    file = layout.name(hit.get("path", ""))
+    title = clean_line(hit.get("title") or "")
+    if title in (file, os.path.splitext(file)[0]):  # it says nothing that the path does not say
+        title = ""
+    names = [title, *(headings if isinstance(headings, list | tuple) else [headings])]
     return " › ".join(dict.fromkeys(clean_line(name) for name in names if name))
 
 
@@ -281,86 +279,99 @@ def state_of(status: _Row) -> Group:
     if not running:
         head = Text("not running", style="yellow")
     elif status.get("ready"):
-        head = Text("running", style="green")
+        since = f" for {spell_duration(status['uptime_seconds'])}" if status.get("uptime_seconds") else ""
+        head = Text(f"running{since}", style="green")
     else:
-        waiting_for = _plain(status.get("waiting_for") or "workers")
+        waiting_for = layout.plain(status.get("waiting_for") or "workers")
         head = Text(f"running, waiting for {clean_line(waiting_for)}", style="yellow")
-    table = _facts_table()
-    table.add_row("daemon", head)
+    facts = layout.Named()
+    facts.add("daemon", head)
     files: Mapping[str, int] = status.get("files", {})
-    table.add_row("files", _Facts(_states(files)) if any(files.values()) else Text("none"))
-    table.add_row("chunks", _count(status.get("chunks") or 0))
+    facts.add("files", layout.SideBySide(_states(files)) if any(files.values()) else Text("none"))
+    facts.add("chunks", layout.count(status.get("chunks") or 0))
     if status.get("eta_seconds"):
-        table.add_row("left", spell_duration(status["eta_seconds"]))
+        facts.add("left", spell_duration(status["eta_seconds"]))
     sink = status.get("sink") or {}
     if sink:
         healthy = sink.get("healthy")
         health = "" if healthy is None or not running else ", healthy" if healthy else ", not available"
-        table.add_row("index", Text(clean_line(sink.get("name", "")) + health, style="" if healthy else "yellow"))
+        facts.add("index", Text(clean_line(sink.get("name", "")) + health, style="" if healthy else "yellow"))
     if status.get("sandbox"):
         held = {name: value for name, value in status["sandbox"].items() if value != ""}
-        table.add_row("sandbox", clean_line(_plain(held)))
+        facts.add("sandbox", clean_line(layout.plain(held)))
     for source in status.get("sources", ()):
-        files_here = f"{_count(_total(source.get('files', 0)))} files"
+        files_here = layout.number_of(_total(source.get("files", 0)), "file")
         mode = f", {clean_line(source['mode'])}" if source.get("mode") else ""
         text = Text(f"{clean_line(source.get('name', ''))}: {files_here}{mode}, ", overflow="fold")
-        table.add_row("source", text.append(clean_line(source.get("directory", ""))))
+        facts.add("source", text.append(clean_line(source.get("directory", ""))))
     for encoder in status.get("encoders", ()):
-        table.add_row("encoder", _encoder(encoder) + f", pid {encoder.get('pid')}")
+        facts.add("encoder", _encoder(encoder) + f", pid {encoder.get('pid')}")
     for worker in status.get("workers", ()):
         path = f", {clean_line(worker['path'])}" if worker.get("path") else ""
         line = f"{worker.get('stage')} {worker.get('pid')}, {worker.get('state')}{path}"
-        table.add_row("worker", Text(clean_line(line), overflow="fold"))
+        facts.add("worker", Text(clean_line(line), overflow="fold"))
     for warning in status.get("warnings", ()):
-        table.add_row("warning", Text(clean(warning), style="yellow"))
-    return Group(table)
+        facts.add("warning", Text(clean(warning), style="yellow"))
+    return Group(facts)
 
 
 def reason_of(why: _Row) -> Group:
     """`ingestd why PATH`."""
     state = str(why.get("state") or "unknown")
-    table = _facts_table()
-    table.add_row("state", Text(clean_line(state), style=STYLES.get(state, "")))
+    facts = layout.Named()
+    facts.add("state", Text(clean_line(state), style=STYLES.get(state, "")))
     if why.get("reason"):
-        table.add_row("reason", Text(clean(why["reason"]), overflow="fold"))
+        facts.add("reason", Text(clean(why["reason"]), overflow="fold"))
     if why.get("detail"):
-        table.add_row("detail", Text(clean(why["detail"]), style="dim", overflow="fold"))
+        facts.add("detail", Text(clean(why["detail"]), style="dim", overflow="fold"))
     if again := _again(why.get("retry_at")):
-        table.add_row("next", again)
+        facts.add("next", again)
     for key in ("loader", "attempts", "chunks", "digest"):
         if why.get(key):
             value = why[key]
-            table.add_row(key, Text(value.hex() if isinstance(value, bytes) else clean_line(value), overflow="fold"))
+            facts.add(key, Text(value.hex() if isinstance(value, bytes) else clean_line(value), overflow="fold"))
     for warning in why.get("warnings") or ():
-        table.add_row("warning", Text(clean(warning), style="yellow", overflow="fold"))
+        facts.add("warning", Text(clean(warning), style="yellow", overflow="fold"))
     for event in why.get("history") or ():
-        table.add_row("history", Text(_event(event), overflow="fold"))
-    return Group(Text(clean_line(why.get("path", "")), style="bold", overflow="fold"), table)
+        facts.add("history", Text(_event(event), overflow="fold"))
+    return Group(layout.Whole(Text(clean_line(why.get("path", "")), style="bold")), facts)
 
 
 def listed(plugins: Iterable[_Row]) -> Group:
-    """`ingestd plugins`: one line for each loader, engine and sink, who lost a suffix, and what went wrong."""
+    """`ingestd plugins`: each loader, engine and sink, who lost a suffix, and what went wrong."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("kind")
-    table.add_column("name", style="bold")
-    table.add_column("version")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("version", no_wrap=True)
     table.add_column("suffixes", overflow="fold")
     table.add_column("from", style="dim", overflow="fold")
+    narrow: list[RenderableType] = []
     errors: list[RenderableType] = []
     lost: list[RenderableType] = []
-    for plugin in plugins:
+    order = ["loader", "engine", "sink"]
+    for plugin in sorted(plugins, key=lambda plugin: (plugin.get("kind") not in order, *_order(plugin, order))):
         if plugin.get("error") or plugin.get("reason"):
             cause = plugin.get("error") or plugin.get("reason")
             name = f"{plugin.get('name') or plugin.get('plugin')} ({plugin.get('distribution', '')})"
-            errors.append(Text(f"error: plugin {clean_line(name)}: {clean(cause)}", style="red"))
+            errors.append(Text(f"error: plugin {clean_line(name)}: {clean(cause)}", style="red", overflow="fold"))
             continue
-        cells = [plugin.get("kind"), plugin.get("name"), plugin.get("version")]
+        kind, name, version, origin = (
+            clean_line(plugin.get(key) or "") for key in ("kind", "name", "version", "distribution")
+        )
         takes = "disabled" if plugin.get("disabled") else " ".join(plugin.get("takes", plugin.get("suffixes")) or ())
-        cells += [takes, plugin.get("distribution")]
         if not plugin.get("disabled"):
             lost.extend(_lost(plugin))
-        table.add_row(*(Text(clean_line(cell or "")) for cell in cells))
-    return Group(table, *lost, *errors)
+        table.add_row(*(Text(cell) for cell in (kind, name, version, clean_line(takes), origin)))
+        head = Text(f"{kind} ", overflow="fold").append(f"{name} {version}".rstrip(), style="bold")
+        narrow.append(head.append(f"  {origin}", style="dim"))
+        if takes:
+            narrow.append(Padding.indent(Text(clean_line(takes), overflow="fold"), 2))
+    return Group(layout.Either(table, Group(*narrow)), *lost, *errors)
+
+
+def _order(plugin: _Row, kinds: Sequence[str]) -> tuple[int, str]:
+    kind = plugin.get("kind")
+    return kinds.index(kind) if kind in kinds else len(kinds), str(plugin.get("name") or plugin.get("plugin"))
 
 
 def _lost(plugin: _Row) -> Iterable[Text]:
@@ -378,7 +389,7 @@ def _lost(plugin: _Row) -> Iterable[Text]:
 def _bar(done: int, total: int, eta: float | None, width: int, *, scanning: bool = False) -> Table:
     share = f"{done / total:4.0%}" if total else "    "
     end = f"{spell_duration(eta)} left" if eta else ""
-    label = f"{_count(done)} of {_count(total)}{'+' if scanning else ''}"
+    label = f"{layout.count(done)} of {layout.count(total)}{'+' if scanning else ''}"
     grid = Table.grid(padding=(0, 1), expand=True)
     grid.add_column(ratio=1)
     full = done if total or scanning else 1
@@ -390,30 +401,10 @@ def _bar(done: int, total: int, eta: float | None, width: int, *, scanning: bool
     return grid
 
 
-class _Facts:
-    """Side by side; wrapped between, never inside, where the terminal is narrow."""
-
-    def __init__(self, parts: Sequence[Text]) -> None:
-        self._parts = parts
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text()
-        for part in self._parts:
-            if line and line.cell_len + 2 + part.cell_len > options.max_width:
-                yield line
-                line = Text()
-            line.append("  " if line else "").append_text(part)
-        yield line
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        widths = [part.cell_len for part in self._parts] or [0]
-        return Measurement(max(widths), sum(widths) + 2 * (len(widths) - 1)).with_maximum(options.max_width)
-
-
 def _states(files: Mapping[str, int]) -> list[Text]:
     order = ["unchanged", "settling", *STATES]
     return [
-        Text(f"{state} {_count(files[state])}", style=STYLES.get(state, ""))
+        Text(f"{state} {layout.count(files[state])}", style=STYLES.get(state, ""))
         for state in sorted(files, key=lambda state: order.index(state) if state in order else len(order))
         if files[state]
     ]
@@ -425,20 +416,6 @@ def _rates(rates: Mapping[str, Any]) -> list[str]:
         for what in ("files", "chunks")
         if rates.get(f"{what}_per_second") is not None
     ]
-
-
-def _facts_table() -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    return table
-
-
-def _line(head: str, text: object, *, style: str) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(clean_line(head), style=style)
-    line.append(clean_line(text))
-    return line
 
 
 def _again(at: float | None) -> str:
@@ -459,42 +436,21 @@ def _event(event: Any) -> str:
     return when + clean(what)
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value) or "none"
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-def _first_lines(text: object, number: int) -> str:
-    return "\n".join(clean(text).strip().splitlines()[:number])
-
-
-def _name(path: str | bytes) -> str:
-    return clean_line(path).rstrip("/").rpartition("/")[2]
-
-
-def _fit(text: object, width: int) -> str:
-    fitted = Text(clean_line(text))
-    fitted.truncate(width, overflow="ellipsis", pad=True)
-    return fitted.plain
-
-
 def _total(files: int | Mapping[str, int]) -> int:
     return files if isinstance(files, int) else sum(files.values())
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
 
 
 def finding(found: Finding) -> RenderableType:
     """A line of `ingestd doctor`, and below it what to type."""
     style = {"ok": "green", "warning": "yellow", "wrong": "red"}[found.state]
-    line = Text(f"{found.state:8}", style=style, overflow="fold")
-    line.append(f"{clean_line(found.check)}: ", style="bold default")
-    line.append(clean_line(found.text), style="default")
+    text = Text(overflow="fold").append(f"{clean_line(found.check)}: ", style="bold")
+    text.append(clean_line(found.text))
+    parts: list[RenderableType] = [text]
     if found.command:
-        return Group(line, Text(f"        try: {clean_line(found.command)}", overflow="fold"))
-    return line
+        parts.append(Text(f"try: {clean_line(found.command)}", style="cyan", overflow="fold"))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True, width=len("warning"))
+    table.add_column(overflow="fold")
+    table.add_row(Text(found.state, style=style), Group(*parts))
+    narrow = Text(f"{found.state} ", style=style, overflow="fold").append_text(text)
+    return layout.Either(table, Group(narrow, *(Padding.indent(part, 2) for part in parts[1:])))

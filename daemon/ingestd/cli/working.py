@@ -45,9 +45,10 @@ def run(invocation: Invocation) -> int:
         where = config.file or "a config.toml in this directory"
         raise UsageError(f"nothing to watch: add a [[watch]] table to {where}", command="ingestd ingest PATH")
     from ingestd import commands, log
+    from ingestd.cli.layout import animated
     from ingestd.cli.terminal import watching
 
-    if not sys.stderr.isatty():
+    if not animated(sys.stderr):
         log.configure(config.log, os.environ, verbose=invocation.verbose)
         return commands.run(config, progress=None)
     with watching() as view:
@@ -96,9 +97,9 @@ def ingest(invocation: Invocation, paths: Sequence[str], dry_run: bool, json: bo
     if json:
         print_json(summary)
     else:
-        from ingestd.cli import views
+        from ingestd.cli import layout, views
 
-        views.show(views.ingested(summary))
+        layout.show(views.ingested(summary))
     return FAILED if summary.get("failed") or summary.get("quarantined") else 0
 
 
@@ -168,9 +169,9 @@ def search(
     if json:
         print_json(hits)
         return
-    from ingestd.cli import views
+    from ingestd.cli import layout, views
 
     if hits:
-        views.show(views.found(hits, text))
+        layout.show(views.found(hits, text))
     else:
         click.echo("nothing found; `ingestd status` says what is indexed", err=True)
