@@ -34,6 +34,8 @@ EXAMPLES: list[tuple[messages.Frame, int]] = [
     (messages.Identified(job=1, stat=STAT, digest=b"d" * 16, media_type="text/plain", loader=None), 0),
     (messages.Proceed(job=1, limits={"max_text": 5, "on_limit": "truncate"}, options={"x": True}), 1),
     (messages.Drop(job=1), 0),
+    (messages.Parts(job=1), 2),
+    (messages.PartsTaken(job=1, room=1 << 30), 0),
     (messages.Loaded(job=1, chunks=2, fresh=1, tokens=9, size=99, title="标题", warnings=["w"], metadata={"k": 1}), 3),
     (messages.LoadFailed(job=1, kind="error", reason="r", detail="d", leave=True), 0),
     (messages.Encode(job=2, start=1, stop=3), 1),

@@ -15,7 +15,8 @@ from typing import Any
 
 from ingestd.errors import DamagedFileError, EncryptedFileError, NeedsOcrError
 from ingestd.hookspecs import hookimpl
-from ingestd.types import Element, File, Loader
+from ingestd.types import Element, File, Loader, Part
+from ingestd_plugins import embedded
 from ingestd_plugins.charset import clean
 from ingestd_plugins.pagelayout import Block, Line, in_reading_order, paragraph
 
@@ -31,7 +32,7 @@ class PdfLoader:
     suffixes: Sequence[str] = (".pdf",)
     media_types: Sequence[str] = ("application/pdf",)
 
-    def load(self, file: File) -> Iterator[Element]:
+    def load(self, file: File) -> Iterator[Element | Part]:
         """One element for each paragraph; headings by the outline and by the size of the letters.
 
         Raises `NeedsOcrError` where no page has text but some show something; single pages without are a warning.
@@ -47,6 +48,7 @@ class PdfLoader:
             if document.needs_pass and not document.authenticate(""):
                 raise EncryptedFileError("needs a password")
             yield from _document(pymupdf, document, file)
+            yield from embedded.of_pdf(file, document)
 
 
 @hookimpl

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ingestd.hookspecs import hookimpl
-from ingestd.types import Element, File, Loader
-from ingestd_plugins import ooxml
+from ingestd.types import Element, File, Loader, Part
+from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
 from ingestd_plugins.rows import grouped, is_header, trimmed
 
@@ -36,7 +36,7 @@ class SheetsLoader:
         "application/vnd.ms-excel.template.macroenabled.12",
     )
 
-    def load(self, file: File) -> Iterator[Element]:
+    def load(self, file: File) -> Iterator[Element | Part]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)
         from openpyxl import load_workbook
@@ -58,6 +58,7 @@ class SheetsLoader:
                     yield Element(name, "heading", page=number, level=1)
                     yield first
                     yield from elements
+        yield from embedded.of_office(file)
 
 
 @hookimpl

@@ -7,8 +7,8 @@ from typing import Any
 
 from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
-from ingestd.types import Element, File, Loader
-from ingestd_plugins import ooxml
+from ingestd.types import Element, File, Loader, Part
+from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
 from ingestd_plugins.rows import grouped, is_header
 
@@ -33,7 +33,7 @@ class SlidesLoader:
         "application/vnd.openxmlformats-officedocument.presentationml.template",
     )
 
-    def load(self, file: File) -> Iterator[Element]:
+    def load(self, file: File) -> Iterator[Element | Part]:
         """Title, text, tables, charts, diagrams and notes of each slide; `page` is the slide's number."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)
         from pptx.package import Package
@@ -60,6 +60,7 @@ class SlidesLoader:
             raise last
         if damaged:
             file.warn(f"slides that cannot be read: {', '.join(map(str, damaged[:50]))}")
+        yield from embedded.of_office(file)
 
 
 @hookimpl

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Kind, Loader
-from ingestd_plugins import ooxml
+from ingestd.types import Part as Embedded
+from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
 from ingestd_plugins.rows import grouped, is_header
 
@@ -38,7 +39,7 @@ class WordLoader:
         "application/vnd.ms-word.template.macroenabled.12",
     )
 
-    def load(self, file: File) -> Iterator[Element]:
+    def load(self, file: File) -> Iterator[Element | Embedded]:
         """Body in order; text boxes, footnotes and comments behind their paragraph; headers and footers once, last."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)
         from docx.package import Package
@@ -56,6 +57,7 @@ class WordLoader:
                 file.title = element.text[:1000]
             yield element
         yield from document.around()
+        yield from embedded.of_office(file)
 
 
 @hookimpl

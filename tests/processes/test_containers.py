@@ -130,3 +130,49 @@ def legacy_names() -> bytes:
     name = "报告.txt".encode("gb18030")
     data = zipped({"x" * len(name): "the report"})
     return data.replace(b"x" * len(name), name)
+
+
+def test_files_inside_documents_are_documents(tmp_path: Path, folder: Path) -> None:
+    """Put there by the libraries of the formats; the tables behind charts are not among them."""
+    import pptx
+    import pymupdf
+    from docx import Document
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+    from pptx.util import Inches
+
+    word = io.BytesIO()
+    document = Document()
+    document.add_paragraph("A gannet plunges into the sea.")
+    document.save(word)
+    slides = pptx.Presentation()
+    slide = slides.slides.add_slide(slides.slide_layouts[6])
+    place = (Inches(1), Inches(1), Inches(4), Inches(3))
+    slide.shapes.add_textbox(*place).text_frame.text = "Birds of the coast"
+    slide.shapes.add_ole_object(word, pptx.enum.shapes.PROG_ID.DOCX, *place)
+    data = CategoryChartData()
+    data.categories = ["a", "b"]
+    data.add_series("gannets", (1, 2))
+    slide.shapes.add_chart(XL_CHART_TYPE.PIE, *place, data)
+    slides.save(str(folder / "birds.pptx"))
+    pdf = pymupdf.open()
+    pdf.new_page().insert_text((72, 72), "Minutes of the meeting")
+    pdf.embfile_add("notes.txt", b"The curlew calls from the marsh.", ufilename="Anlage ü.txt")
+    pdf.save(folder / "minutes.pdf")
+    state = tmp_path / "state"
+    config = write_config(state, None)
+    assert not ingest(config, folder)["failures"]
+    assert {path.removeprefix(f"{folder}/") for path in contents(state)[0]} == {
+        "birds.pptx", "birds.pptx!/Microsoft_Word_Document1.docx", "minutes.pdf", "minutes.pdf!/Anlage ü.txt"
+    }  # fmt: skip
+    assert hits(config, "gannet plunges")[0]["member"] == "Microsoft_Word_Document1.docx"
+    assert hits(config, "curlew calls")[0]["member"] == "Anlage ü.txt"
+
+
+def test_a_file_that_was_dropped_into_a_document() -> None:
+    """The stream that Office writes: label, path, flags, temporary path, content."""
+    from ingestd_plugins.embedded import native
+
+    path = b"C:\\Users\\x\\report.txt\0"
+    head = b"\0\0\0\0\2\0report.txt\0" + path + b"\0\0\3\0" + struct.pack("<L", len(path)) + path
+    assert native(head + struct.pack("<L", 5) + b"texts and what follows") == ("report.txt", b"texts")
