@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from ingestd.plugins import discover
 from ingestd.testing import LoaderContract
-from tests import archives, corpus
+from tests import archives, corpus, formats
 
-SAMPLES = {f"sample{suffix}": data for suffix, data in corpus.samples().items()}
+SAMPLES = {f"sample{suffix}": data for suffix, data in {**corpus.samples(), **formats.samples()}.items()}
 """One document of each format."""
 TEXTS = {"a/heron.txt": "The heron stands. " * 60, "獾.md": "# 獾\n\n獾住在高架桥下。"}
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
@@ -97,6 +97,48 @@ class TestSlides(LoaderContract):
 
 class TestSheets(LoaderContract):
     loader = "sheets"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestXls(LoaderContract):
+    loader = "xls"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestRtf(LoaderContract):
+    loader = "rtf"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestOdf(LoaderContract):
+    loader = "odf"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestEpub(LoaderContract):
+    loader = "epub"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestSubtitles(LoaderContract):
+    loader = "subtitles"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestXml(LoaderContract):
+    loader = "xml"
+    samples = TAKEN[loader]
+    quiet = True
+
+
+class TestNotebook(LoaderContract):
+    loader = "notebook"
     samples = TAKEN[loader]
     quiet = True
 

@@ -25,23 +25,28 @@ class HtmlLoader:
 
     def load(self, file: File) -> Iterator[Element]:
         """Headings, paragraphs, lists, tables and preformatted text; scripts, styles and markup are left out."""
-        from lxml import etree
-
         with file.path.open("rb") as stream:
             declared = declared_encoding(stream.read(4096))
-        page = _Page(file)
-        # What is declared was dealt with by `blocks`, hence one encoding for the parser, whatever the page says.
-        parser = etree.HTMLParser(target=cast("Any", page), encoding="utf-8", huge_tree=True)
-        try:
-            for block in blocks(file, declared):
-                parser.feed(block.encode())
-                yield from page.taken()
-            parser.close()
-        except etree.XMLSyntaxError as error:
-            if page.tags:
-                raise DamagedFileError(f"not HTML: {error}") from None
-        page.finish()
-        yield from page.taken()
+        yield from page_elements(file, blocks(file, declared))
+
+
+def page_elements(file: File, texts: Iterable[str]) -> Iterator[Element]:
+    """What a page of HTML holds, from its text in pieces. Raises `DamagedFileError` where it cannot be parsed."""
+    from lxml import etree
+
+    page = _Page(file)
+    # What is declared was dealt with before, hence one encoding for the parser, whatever the page says.
+    parser = etree.HTMLParser(target=cast("Any", page), encoding="utf-8", huge_tree=True)
+    try:
+        for text in texts:
+            parser.feed(text.encode())
+            yield from page.taken()
+        parser.close()
+    except etree.XMLSyntaxError as error:
+        if page.tags:
+            raise DamagedFileError(f"not HTML: {error}") from None
+    page.finish()
+    yield from page.taken()
 
 
 _CHARSET = re.compile(

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ingestd.config.units import parse_size, spell_size
-from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError
+from ingestd.errors import DamagedFileError, EncryptedFileError, FileError
 from ingestd.types import File
+from ingestd_plugins import zipped
+from ingestd_plugins.zipped import cause
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SCAN = 1 << 20
-MEMBERS = 65_535
 
 T = TypeVar("T")
 
@@ -28,7 +28,6 @@ def check(file: File, loader: str, default: int) -> None:
     `default`: bytes of all members together, unpacked, where `max_unpacked` says nothing else.
     Raises `EncryptedFileError`, `DamagedFileError`, `LimitError`.
     """
-    limit = _unpacked_limit(file, default)
     with file.path.open("rb") as stream:
         head = stream.read(8)
     if not head:
@@ -37,36 +36,9 @@ def check(file: File, loader: str, default: int) -> None:
         if _mentions(file.path, "EncryptedPackage".encode("utf-16-le")):
             raise EncryptedFileError("needs a password")
         raise DamagedFileError("not an Office Open XML file, but an older Office format")
-    try:
-        with zipfile.ZipFile(file.path) as archive:
-            members = archive.infolist()
-        end = file.path.stat().st_size
-        if any(not 0 <= member.header_offset < end for member in members):
-            raise ValueError("its directory points outside of the file")
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as error:
-        raise DamagedFileError(f"damaged: {cause(error)}") from None
-    if len(members) > MEMBERS:
-        raise LimitError(f"{len(members)} members; the limit is {MEMBERS}")
-    if any(member.flag_bits & 1 for member in members):
-        raise EncryptedFileError("needs a password")
-    size = sum(member.file_size for member in members)
-    if size > limit:
-        place = f"max_unpacked in [load.{loader}]"
-        raise LimitError(f"{spell_size(size)} when unpacked; the limit is {spell_size(limit)} ({place})")
+    members = zipped.check(file, loader, default)
     if not any(member.filename == "[Content_Types].xml" for member in members):
         raise DamagedFileError("damaged: [Content_Types].xml is missing")
-
-
-def _unpacked_limit(file: File, default: int) -> int:
-    """`max_unpacked` of the loader's options, in bytes. Raises `ConfigError` where it is no size."""
-    value = file.options.get("max_unpacked", default)
-    try:
-        size = parse_size(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise ConfigError(f"max_unpacked: {error}") from None
-    if not isinstance(size, int) or size <= 0:
-        raise ConfigError(f'max_unpacked: {value!r} is no size; write one as "512MiB"')
-    return size
 
 
 @contextlib.contextmanager
@@ -156,12 +128,6 @@ def content_errors() -> tuple[type[Exception], ...]:
         NotImplementedError,
         OverflowError,
     )
-
-
-def cause(error: BaseException) -> str:
-    """One line that says what is wrong."""
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    return text[:300] or type(error).__name__
 
 
 def _mentions(path: Path, mark: bytes) -> bool:

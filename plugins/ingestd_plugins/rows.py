@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from ingestd.types import Element, Metadata
 
 GROUP = 1200
 """Characters; rows are gathered into elements of about this size."""
+HEADER_ROWS = 10
+"""Rows of a sheet in which the column names are looked for."""
 
 
 def is_header(row: Sequence[str]) -> bool:
@@ -61,6 +64,32 @@ def grouped(
         size += len(text) + 1
     if group:
         yield Element("\n".join(group), "table", page=page, metadata=metadata or {})
+
+
+def sheet_elements(rows: Iterator[Sequence[str]], name: str, number: int) -> Iterator[Element]:
+    """A workbook's sheet: what stands above the table, then its rows under their column names; `page` is `number`."""
+    opening = list(itertools.islice(rows, HEADER_ROWS))
+    header: Sequence[str] | None = None
+    before: list[Sequence[str]] = []  # a title over the table, an empty row
+    for index, row in enumerate(opening):
+        if is_header(row) and all(len(trimmed(other)) <= len(row) for other in opening[index + 1 :]):
+            header = row
+            opening = opening[index + 1 :]
+            break
+        if sum(map(bool, row)) > 1:
+            break
+        before.append(row)
+    metadata = {"sheet": name}
+    if header is None:
+        yield from grouped(itertools.chain(opening, rows), page=number, metadata=metadata)
+        return
+    yield from grouped(before, page=number, metadata=metadata)
+    body = itertools.chain(opening, rows)
+    first = next(body, None)
+    if first is None:  # a form: found by its column names
+        yield from grouped([header], page=number, metadata=metadata)
+    else:
+        yield from grouped(itertools.chain([first], body), header=header, page=number, metadata=metadata)
 
 
 def _number(text: str) -> bool:

@@ -13,14 +13,12 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
 from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
-from ingestd_plugins.rows import grouped, is_header, trimmed
+from ingestd_plugins.rows import sheet_elements, trimmed
 
 UNPACKED_LIMIT = 4 << 30
 """Bytes. Sheets are streamed; only the table of shared texts is held in memory."""
 EMPTY_ROWS = 5000
 """A sheet ends after so many empty rows: formatting often goes on for a million."""
-HEADER_ROWS = 10
-"""Rows in which the column names are looked for."""
 BATCH = 200
 """Rows read at once."""
 
@@ -52,7 +50,7 @@ class SheetsLoader:
             _properties(file, book)
             for number, sheet in enumerate(book.worksheets, 1):
                 name = clean(sheet.title)
-                elements = _sheet(file, sheet, name, number)
+                elements = sheet_elements(_rows(file, sheet, name), name, number)
                 first = next(elements, None)
                 if first is not None:
                     yield Element(name, "heading", page=number, level=1)
@@ -85,32 +83,6 @@ def _properties(file: File, book: Any) -> None:
     title = clean(str(book.properties.title or "")).strip()
     if title:
         file.title = title[:1000]
-
-
-def _sheet(file: File, sheet: Any, name: str, number: int) -> Iterator[Element]:
-    rows = _rows(file, sheet, name)
-    opening = list(itertools.islice(rows, HEADER_ROWS))
-    header: Sequence[str] | None = None
-    before: list[Sequence[str]] = []  # a title over the table, an empty row
-    for index, row in enumerate(opening):
-        if is_header(row) and all(len(trimmed(other)) <= len(row) for other in opening[index + 1 :]):
-            header = row
-            opening = opening[index + 1 :]
-            break
-        if sum(map(bool, row)) > 1:
-            break
-        before.append(row)
-    metadata = {"sheet": name}
-    if header is None:
-        yield from grouped(itertools.chain(opening, rows), page=number, metadata=metadata)
-        return
-    yield from grouped(before, page=number, metadata=metadata)
-    body = itertools.chain(opening, rows)
-    first = next(body, None)
-    if first is None:  # a form: found by its column names
-        yield from grouped([header], page=number, metadata=metadata)
-    else:
-        yield from grouped(itertools.chain([first], body), header=header, page=number, metadata=metadata)
 
 
 def _rows(file: File, sheet: Any, name: str) -> Iterator[Sequence[str]]:

@@ -12,8 +12,8 @@ from ingestd_plugins.charset import blocks
 PARAGRAPH_LIMIT = 8192
 """Characters; a longer paragraph, such as a log without blank lines, is cut at a line end."""
 
-_PROSE = (".txt", ".text", ".log", ".md", ".markdown", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".latex", ".srt")
-_DATA = (".ini", ".cfg", ".conf", ".properties", ".toml", ".yaml", ".yml", ".xml", ".env", ".diff", ".patch", ".bib")
+_PROSE = (".txt", ".text", ".log", ".md", ".markdown", ".rst", ".adoc", ".asciidoc", ".org", ".tex", ".latex")
+_DATA = (".ini", ".cfg", ".conf", ".properties", ".toml", ".yaml", ".yml", ".env", ".diff", ".patch", ".bib")
 _CODE = (
     ".py", ".pyi", ".pyx", ".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cs", ".java", ".kt", ".kts",
     ".scala", ".groovy", ".gradle", ".go", ".rs", ".swift", ".m", ".mm", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx",
@@ -30,7 +30,6 @@ class TextLoader:
     suffixes: Sequence[str] = _PROSE + _DATA + _CODE
     media_types: Sequence[str] = (
         "text/plain", "text/markdown", "text/x-rst", "text/x-tex", "application/yaml", "application/toml",
-        "application/xml",
     )  # fmt: skip
 
     def load(self, file: File) -> Iterator[Element]:
@@ -108,7 +107,7 @@ _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
 _FRONT = re.compile(r"title\s*[:=]\s*[\"']?(.+?)[\"']?\s*$", re.I)
 
 
-def _markdown(pieces: Iterable[str]) -> Iterator[Element]:
+def markdown(pieces: Iterable[str]) -> Iterator[Element]:
     fence = ""
     front = ""  # the line that ends the front matter
     body: list[str] = []
@@ -230,8 +229,8 @@ _asciidoc = _marked(r"(?P<mark>={1,6})\s+(?P<title>\S.*)$", lambda found: len(fo
 _org = _marked(r"(?P<mark>\*{1,8})\s+(?P<title>\S.*)$", lambda found: len(found["mark"]))
 
 _READERS: dict[str, Callable[[Iterable[str]], Iterator[Element]]] = {
-    ".md": _markdown,
-    ".markdown": _markdown,
+    ".md": markdown,
+    ".markdown": markdown,
     ".rst": _rst,
     ".tex": _latex,
     ".latex": _latex,

@@ -21,6 +21,7 @@ from ingestd.detect.signatures import (
     PDF,
     TEXT,
     UNKNOWN,
+    XML,
     ZIP,
     canonical_suffix,
     is_text,
@@ -149,6 +150,8 @@ class Detector:
             return self._unchecked(suffix)  # a PDF that lost its head is damaged, not text
         if _HTML_START.match(head):
             return Detected(HTML, self._media_types.get(HTML), ".html")
+        if _XML_START.match(head) and XML in self._media_types:
+            return Detected(XML, self._media_types[XML], ".xml")
         if own is None and suffix:
             return Detected(MEDIA_TYPES.get(suffix, TEXT), None, suffix)  # text in a format of its own
         return Detected(TEXT, self._media_types.get(TEXT), ".txt")
@@ -168,6 +171,7 @@ def detect(stream: BinaryIO, name: str, loaders: Mapping[str, Loader]) -> Detect
 _LOOKS_LIKE_SUFFIX = re.compile(r"(?=.*[a-z])[a-z0-9_+-]{1,12}")
 """`report.2024`, `v1. A new hope` and `README` have none."""
 _HTML_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)*(?:<!doctype\s+html|<html[\s>])", re.I | re.S)
+_XML_START = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml\s")
 _PDF_BODY = re.compile(rb"\d+ \d+ obj\b")
 _OOXML_TYPES = (MEDIA_TYPES[".docx"], MEDIA_TYPES[".pptx"], MEDIA_TYPES[".xlsx"])
 

@@ -6,6 +6,7 @@ import re
 
 TEXT = "text/plain"
 HTML = "text/html"
+XML = "application/xml"
 XHTML = "application/xhtml+xml"
 PDF = "application/pdf"
 ZIP = "application/zip"
@@ -14,6 +15,7 @@ ENCRYPTED = "application/x-encrypted-ooxml"
 """An Office document behind a password; which kind, its bytes do not say."""
 UNKNOWN = "application/octet-stream"
 
+_ODF = "application/vnd.oasis.opendocument."
 _OOXML = "application/vnd.openxmlformats-officedocument."
 
 MEDIA_TYPES: dict[str, str] = {
@@ -32,7 +34,12 @@ MEDIA_TYPES: dict[str, str] = {
     ".json": "application/json",
     ".jsonl": "application/x-ndjson",
     ".ndjson": "application/x-ndjson",
-    ".xml": "application/xml",
+    ".srt": "application/x-subrip",
+    ".vtt": "text/vtt",
+    ".ipynb": "application/x-ipynb+json",
+    ".xml": XML,
+    ".rss": "application/rss+xml",
+    ".atom": "application/atom+xml",
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
     ".toml": "application/toml",
@@ -54,12 +61,25 @@ MEDIA_TYPES: dict[str, str] = {
     ".doc": "application/msword",
     ".dot": "application/msword",
     ".xls": "application/vnd.ms-excel",
+    ".xlt": "application/vnd.ms-excel",
     ".ppt": "application/vnd.ms-powerpoint",
+    ".pps": "application/vnd.ms-powerpoint",
+    ".pot": "application/vnd.ms-powerpoint",
     ".msg": "application/vnd.ms-outlook",
     ".rtf": "application/rtf",
-    ".odt": "application/vnd.oasis.opendocument.text",
-    ".ods": "application/vnd.oasis.opendocument.spreadsheet",
-    ".odp": "application/vnd.oasis.opendocument.presentation",
+    ".odt": f"{_ODF}text",
+    ".ott": f"{_ODF}text-template",
+    ".odm": f"{_ODF}text-master",
+    ".ods": f"{_ODF}spreadsheet",
+    ".ots": f"{_ODF}spreadsheet-template",
+    ".odp": f"{_ODF}presentation",
+    ".otp": f"{_ODF}presentation-template",
+    ".odg": f"{_ODF}graphics",
+    ".otg": f"{_ODF}graphics-template",
+    ".fodt": f"{_ODF}text-flat-xml",
+    ".fods": f"{_ODF}spreadsheet-flat-xml",
+    ".fodp": f"{_ODF}presentation-flat-xml",
+    ".fodg": f"{_ODF}graphics-flat-xml",
     ".epub": "application/epub+zip",
     ".eml": "message/rfc822",
     ".mbox": "application/mbox",
@@ -98,7 +118,8 @@ CONTAINERS = frozenset(
 """Types that say how a file is packed, not what it is."""
 
 _TEXTUAL = re.compile(
-    r"text/.*|message/.*|.*[+/](?:xml|json|yaml|toml|x-ndjson|mbox|javascript|sql|x-sh|x-tex|x-latex)"
+    r"text/.*|message/.*|.*-flat-xml"
+    r"|.*[+/](?:xml|json|yaml|toml|x-ndjson|x-subrip|mbox|javascript|sql|x-sh|x-tex|x-latex)"
 )
 
 

@@ -1,0 +1,56 @@
+"""What formats in a zip share: one that is cut short, encrypted, or a bomb is refused before it is decompressed."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+
+from ingestd.config.units import parse_size, spell_size
+from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, LimitError
+from ingestd.types import File
+
+MEMBERS = 65_535
+
+
+def check(file: File, loader: str, default: int) -> list[zipfile.ZipInfo]:
+    """The members of a zip that may be opened.
+
+    `default`: bytes of all members together, unpacked, where `max_unpacked` says nothing else.
+    Raises `EncryptedFileError`, `DamagedFileError`, `LimitError`.
+    """
+    limit = unpacked_limit(file, default)
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            members = archive.infolist()
+        end = file.path.stat().st_size
+        if any(not 0 <= member.header_offset < end for member in members):
+            raise ValueError("its directory points outside of the file")
+    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError) as error:
+        raise DamagedFileError(f"damaged: {cause(error)}") from None
+    if len(members) > MEMBERS:
+        raise LimitError(f"{len(members)} members; the limit is {MEMBERS}")
+    if any(member.flag_bits & 1 for member in members):
+        raise EncryptedFileError("needs a password")
+    size = sum(member.file_size for member in members)
+    if size > limit:
+        place = f"max_unpacked in [load.{loader}]"
+        raise LimitError(f"{spell_size(size)} when unpacked; the limit is {spell_size(limit)} ({place})")
+    return members
+
+
+def unpacked_limit(file: File, default: int) -> int:
+    """`max_unpacked` of the loader's options, in bytes. Raises `ConfigError` where it is no size."""
+    value = file.options.get("max_unpacked", default)
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ConfigError(f"max_unpacked: {error}") from None
+    if not isinstance(size, int) or size <= 0:
+        raise ConfigError(f'max_unpacked: {value!r} is no size; write one as "512MiB"')
+    return size
+
+
+def cause(error: BaseException) -> str:
+    """One line that says what is wrong."""
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return text[:250] or type(error).__name__
