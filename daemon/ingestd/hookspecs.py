@@ -9,9 +9,11 @@ import pluggy
 from ingestd.types import Engine, Loader, Sink
 
 PROJECT = "ingestd"
+"""The name of the pluggy project, and of the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""The decorator of a plugin's functions."""
 
 
 @hookspec

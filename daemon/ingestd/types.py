@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the supervisor and the command line never need numpy
     import numpy.typing as npt
 
 State = Literal["queued", "running", "indexed", "partial", "failed", "quarantined", "skipped", "held"]
+"""What a file, or a part of one, is in the journal; `ingestd explain STATE` says what each means."""
 STATES: tuple[State, ...] = (
     "queued", "running", "indexed", "partial", "failed", "quarantined", "skipped", "held",
 )  # fmt: skip
@@ -369,6 +370,7 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 Operation = Replace | Rekey | Remove
+"""What a sink is told to do, in order."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -383,6 +385,8 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """What is searched for: by meaning (`vector`) and by words (`text`), with filters."""
+
     text: str
     vector: bytes
     """float32 (dims,), raw; empty: find by words alone."""
@@ -458,4 +462,6 @@ class Sink(Protocol):
         """How many documents and how many chunks there are."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the store; nothing is called after it."""
+        ...
