@@ -67,7 +67,7 @@ def test_the_bundled_ones_are_whole() -> None:
     assert registry.errors == []
     assert {"text", "html", "pdf"} <= registry.loaders.keys()
     assert {"torch", "hashing"} <= registry.engines.keys()
-    assert {"sqlite"} <= registry.sinks.keys()
+    assert set(registry.sinks) == {"sqlite", "elasticsearch"}
     assert all(
         item.distribution.startswith("ingestd ") and item.version for item in registry.items if item.kind == "loader"
     )

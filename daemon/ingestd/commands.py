@@ -57,7 +57,7 @@ async def _run(config: Config, progress: Progress | None) -> int:
     loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(_reload(daemon))))
     drain = 20.0
     try:
-        starting = asyncio.ensure_future(daemon.started_up())
+        starting = asyncio.ensure_future(daemon.started_up(patient=True))
         stopping = asyncio.ensure_future(stop.wait())
         while not stopping.done():
             waits: set[asyncio.Future[Any]] = {stopping, daemon.broken, *([] if starting.done() else [starting])}

@@ -32,7 +32,7 @@ from ingestd.planning import plan
 from ingestd.reindexing import Reindexing
 from ingestd.reloading import reload, reread
 from ingestd.stages import Stages
-from ingestd.supervisor import remove_tree
+from ingestd.supervisor import StartError, remove_tree
 from ingestd.trying import Trials
 from ingestd.types import Hit, display
 from ingestd.verifying import verify
@@ -230,7 +230,7 @@ class Daemon(Stages):
             self.reindexing = None
             await self._open()
             if self.watching_sources:
-                await self.started_up()
+                await self.started_up(patient=True)
             log.info("the new index is in use: %s", config.encode.model)
         except Exception as error:
             self.broken.set_exception(error)
@@ -307,11 +307,21 @@ class Daemon(Stages):
 
     # --- what it is asked for ---------------------------------------------------------------------------------
 
-    async def started_up(self) -> None:
-        """Wait until work can be taken. Raises the `StartError` of a stage that cannot start at all."""
+    async def started_up(self, *, patient: bool = False) -> None:
+        """Wait until work can be taken; `patient`: also for a server that is away.
+
+        Raises the `StartError` of a stage that cannot start at all.
+        """
         pools = [self.load_pool, self.encode_pool, self.index_pool]
-        ready = asyncio.ensure_future(asyncio.gather(*(pool.ready.wait() for pool in pools)))
-        await self.or_failure(ready)
+        while True:
+            ready = asyncio.ensure_future(asyncio.gather(*(pool.ready.wait() for pool in pools)))
+            try:
+                await self.or_failure(ready)
+                break
+            except StartError as error:
+                if not (patient and error.away):
+                    raise
+            await asyncio.sleep(1)
         self.ready = True
 
     async def search(self, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
@@ -479,8 +489,9 @@ class Daemon(Stages):
     def waiting_for(self) -> list[str]:
         """What stands in the way of readiness."""
         pools = {"load workers": self.load_pool, "encoders": self.encode_pool, "index": self.index_pool}
-        return [f"{name}: {pool.trouble}" if pool.trouble else name
-                for name, pool in pools.items() if not pool.ready.is_set()]  # fmt: skip
+        found = [f"{name}: {pool.trouble}" if pool.trouble else name
+                 for name, pool in pools.items() if not pool.ready.is_set()]  # fmt: skip
+        return found + ([f"index: {self.indexer.trouble}"] if self.indexer.trouble else [])
 
     @property
     def troubles(self) -> list[str]:

@@ -47,6 +47,10 @@ class IndexUnavailableError(IngestdError):
     """The store cannot take writes now (full disk, lost server): ingestion pauses and tries again."""
 
 
+class IndexAwayError(IndexUnavailableError):
+    """The server that has the index does not answer or takes nothing now: a daemon that starts waits for it."""
+
+
 class FileError(IngestdError):
     """What a loader raises when the file itself is at fault and another attempt cannot help."""
 

@@ -76,7 +76,7 @@ class Indexer:
                 log.error("the index cannot be written: %s; ingestion waits", reason)
             self.trouble = reason
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 15.0)
+            delay = min(delay * 2, 5.0)
 
     async def search(self, **query: Any) -> tuple[str | None, int | None]:
         """(error, descriptor of the hits), one of them None."""

@@ -48,10 +48,14 @@ class Ready(Frame, frozen=True, kw_only=True):
 
 
 class StartFailed(Frame, frozen=True, kw_only=True):
-    """The worker cannot start, and says why before it exits. `fatal`: another start would not help."""
+    """The worker cannot start, and says why before it exits.
+
+    `fatal`: another start would not help. `away`: a server does not answer.
+    """
 
     reason: Reason
     fatal: bool = False
+    away: bool = False
     command: Short | None = None
     """The next command to type."""
 

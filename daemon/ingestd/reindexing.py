@@ -159,7 +159,7 @@ class Reindexing:
             try:
                 builder.encoders.wanted.set()
                 builder.dispatcher.wanted.set()
-                await builder.started_up()
+                await builder.started_up(patient=True)
                 if not self.daemon.watching_sources:
                     for table in config.watch:
                         await builder.watching.scan(table, [b""], None)

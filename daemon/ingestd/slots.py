@@ -137,11 +137,13 @@ class Pool:
                 if (error.fatal or (failures >= START_ATTEMPTS and not error.passing)) and not self.failed.done():
                     self.failed.set_result(error)
                 await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, 30.0)
+                backoff = min(backoff * 2, 5.0 if error.away else 30.0)
                 continue
             if failures:
                 self.trouble = None
             failures = 0
+            if self.failed.done():
+                self.failed = asyncio.get_running_loop().create_future()
             self.ready.set()
             started = time.monotonic()
             try:

@@ -65,12 +65,19 @@ class WorkerDied(Exception):
 
 
 class StartError(IngestdError):
-    """A worker died, or gave up, before it was ready. `fatal`: trying again would not help. `passing`: it will."""
+    """A worker died, or gave up, before it was ready.
 
-    def __init__(self, message: str, *, fatal: bool = False, passing: bool = False, command: str | None = None) -> None:
+    `fatal`: trying again would not help. `passing`: it will. `away`: it will once a server answers again.
+    """
+
+    def __init__(
+        self, message: str, *, fatal: bool = False, passing: bool = False, away: bool = False,
+        command: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message, command=command)
         self.fatal = fatal
         self.passing = passing
+        self.away = away
 
 
 class Worker:
@@ -147,6 +154,7 @@ class Worker:
         raise StartError(
             f"the {self.stage} worker cannot start: {reason}",
             fatal=bool(self._words and self._words.fatal),
+            away=bool(self._words and self._words.away),
             command=self._words.command if self._words else None,
         )
 

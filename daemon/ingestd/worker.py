@@ -18,7 +18,7 @@ import msgspec
 import ingestd
 from ingestd import process
 from ingestd.channel import Channel, read_blob
-from ingestd.errors import IndexUnavailableError, IngestdError
+from ingestd.errors import IndexAwayError, IndexUnavailableError, IngestdError
 from ingestd.messages import TO_WORKER, Ready, Start, StartFailed
 
 PAGE_SIZE: Final = 4096
@@ -114,7 +114,8 @@ def main() -> None:
             command = error.command if isinstance(error, IngestdError) else None
             # A full disk or a lost server passes; a wrong configuration does not.
             fatal = isinstance(error, IngestdError) and not isinstance(error, IndexUnavailableError)
-            channel.send(StartFailed(reason=reason, fatal=fatal, command=command))
+            away = isinstance(error, IndexAwayError)
+            channel.send(StartFailed(reason=reason, fatal=fatal, away=away, command=command))
         except OSError:
             pass
         sys.stderr.flush()

@@ -14,6 +14,9 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Chunk, Fingerprint, Hit, Indexed, Operation, Query, Replace, Sink, Written
 from ingestd_plugins.elasticsearch_settings import settings
 
+DRAFT = "elasticsearch-index"
+"""A file below the state directory with the name of the index that is being built."""
+
 
 class ElasticsearchSink:
     """See `types.Sink`."""
@@ -24,20 +27,37 @@ class ElasticsearchSink:
         self._fingerprint: Fingerprint | None = None
         self._readonly = False
 
-    def open(self, directory: Path, fingerprint: Fingerprint, options: Mapping[str, Any], *, readonly: bool) -> None:
+    def open(
+        self, directory: Path, fingerprint: Fingerprint, options: Mapping[str, Any], *, readonly: bool,
+        draft: bool = False,
+    ) -> None:  # fmt: skip
+        """`draft`: the index that is built beside the one in use; readers see it once it is published."""
         from ingestd_plugins import elasticsearch_index
         from ingestd_plugins.elasticsearch_server import Server
         from ingestd_plugins.elasticsearch_write import Writer
 
         self._server = Server(settings(options))
         try:
-            self._index = self._server.run(elasticsearch_index.prepare(self._server, fingerprint, readonly=readonly))
+            found = (
+                elasticsearch_index.draft(self._server, fingerprint, directory / DRAFT)
+                if draft
+                else elasticsearch_index.prepare(self._server, fingerprint, readonly=readonly)
+            )
+            self._index = self._server.run(found)
             self._writer = Writer(self._server, self._index, fingerprint.dims)
         except BaseException:
             self._server.close()
             raise
         self._fingerprint = fingerprint
         self._readonly = readonly
+
+    def publish(self) -> None:
+        """Put the draft in the place of the index in use, for all readers at once."""
+        from ingestd_plugins import elasticsearch_index
+
+        self._opened()
+        self._server.run(self._writer.show())
+        self._server.run(elasticsearch_index.publish(self._server, self._index))
 
     def close(self) -> None:
         if self._fingerprint is None:
@@ -66,6 +86,7 @@ class ElasticsearchSink:
 
         dims = self._opened().dims
         elasticsearch_search.check(query, dims)
+        self._server.run(self._writer.show(wait=False))
         return self._server.run(elasticsearch_search.search(self._server, self._index, query, dims))
 
     # --- verifying --------------------------------------------------------------------------------------------
@@ -107,7 +128,7 @@ class ElasticsearchSink:
         from ingestd_plugins import elasticsearch_read as reading
 
         self._opened()
-        self._show()
+        self._server.run(self._writer.show())
         with_snapshot = reading.snapshot(self._server, self._index)
         point = self._server.run(with_snapshot.__aenter__())
         try:
@@ -123,7 +144,7 @@ class ElasticsearchSink:
         from ingestd_plugins import elasticsearch_documents, elasticsearch_read
 
         dims = self._opened().dims
-        self._show()
+        self._server.run(self._writer.show())
         entries: dict[str, list[dict[str, Any]]] = {}
 
         async def collect() -> None:
@@ -146,7 +167,7 @@ class ElasticsearchSink:
         from ingestd_plugins import elasticsearch_read
 
         self._opened()
-        self._show()
+        self._server.run(self._writer.show())
         body = {
             "size": 0,
             "track_total_hits": True,
@@ -156,11 +177,6 @@ class ElasticsearchSink:
         chunks = self._server.run(elasticsearch_read.search(self._server, self._index.name, body))
         documents = self._server.run(elasticsearch_read.search(self._server, self._index.name, firsts))
         return documents["hits"]["total"]["value"], chunks["hits"]["total"]["value"]
-
-    def _show(self) -> None:
-        """What this sink itself has written is seen by it."""
-        if self._writer.dirty:
-            self._server.run(self._writer.refresh())
 
 
 @hookimpl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,49 +23,94 @@ SAFETY_REFRESH = "60s"
 
 
 class Index:
-    """Names of what belongs to one daemon and fingerprint."""
+    """Names of what belongs to one daemon."""
 
-    def __init__(self, chosen: Settings, fingerprint: Fingerprint) -> None:
+    def __init__(self, chosen: Settings, name: str) -> None:
         self.alias = chosen.name
-        self.daemon = chosen.own_name()
-        self.prefix = f"{chosen.name}-{self.daemon}-"
-        self.name = f"{self.prefix}{fingerprint.digest()}"
-        self.writing = f"{self.name}-write"
+        self.name = name
+        self.writing = f"{name}-write"
         """An alias of this one index. What is written through it is refused where the index has gone, instead of
         making a new one with a mapping that is guessed."""
 
 
 async def prepare(server: Server, fingerprint: Fingerprint, *, readonly: bool) -> Index:
     """Find or make the index. Raises `IndexMismatchError`, `IndexUnavailableError`."""
-    index = Index(server.settings, fingerprint)
-    known = await _indexes(server, index)
-    for name, meta in known.items():
+    chosen = server.settings
+    published, _ = await _indexes(server)
+    for name, meta in published.items():
         _check(name, meta, fingerprint)
-    if index.name not in known:
-        if readonly:
-            raise IndexUnavailableError(
-                f"nothing has been indexed yet: there is no index {index.name} at {server.where}", command=FIRST
-            )
-        await _create(server, index, fingerprint)
+    for name, meta in published.items():
+        if meta["daemon"] == chosen.own_name():
+            return Index(chosen, name)
+    name = f"{_prefix(chosen)}{fingerprint.digest()}"
+    if readonly:
+        raise IndexUnavailableError(
+            f"nothing has been indexed yet: there is no index {name} at {server.where}", command=FIRST
+        )
+    index = Index(chosen, name)
+    await _create(server, index, fingerprint, aliases=[index.alias, index.writing])
     return index
 
 
-async def _indexes(server: Server, index: Index) -> dict[str, dict[str, Any]]:
-    """Notes (`_meta`) of the daemon's own indexes and of all under the alias."""
-    found: dict[str, dict[str, Any]] = {}
-    for pattern in (f"{index.prefix}*", index.alias):
-        answer: Any = await server.call(
-            "look for indexes of",
-            lambda client, pattern=pattern: client.indices.get_mapping(  # type: ignore[misc]
-                index=pattern, ignore_unavailable=True, allow_no_indices=True, expand_wildcards="open"
-            ),
-            missing={},
-        )
-        for name, mapping in dict(answer).items():
-            meta = mapping["mappings"].get("_meta") or {}
-            if pattern == index.alias or meta.get("daemon") == index.daemon:
-                found[name] = meta
-    return found
+async def draft(server: Server, fingerprint: Fingerprint, note: Path) -> Index:
+    """The index that is built beside the one in use, which readers do not see; `note` holds its name.
+
+    Without a note what was begun earlier is given up. Raises `IndexUnavailableError`.
+    """
+    chosen = server.settings
+    published, drafts = await _indexes(server)
+    if note.exists() and (name := note.read_text()) in {**published, **drafts}:
+        return Index(chosen, name)
+    for name in drafts:
+        await _drop(server, name)
+    stem = f"{_prefix(chosen)}{fingerprint.digest()}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    index = Index(chosen, next(name for name in names if name not in published))
+    await _create(server, index, fingerprint, aliases=[index.writing])
+    note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    note.write_text(index.name)
+    return index
+
+
+async def publish(server: Server, index: Index) -> None:
+    """Show readers this index in the place of the daemon's others, which are then dropped. May be done again."""
+    published, _ = await _indexes(server)
+    own = [n for n, meta in published.items() if meta.get("daemon") == server.settings.own_name() and n != index.name]
+    actions: list[dict[str, Any]] = [{"add": {"index": index.name, "alias": index.alias}}]
+    actions += [{"remove": {"index": name, "alias": index.alias}} for name in own]
+    await server.call("swap the alias of", lambda client: client.indices.update_aliases(actions=actions))
+    _, replaced = await _indexes(server)
+    for name in replaced:
+        await _drop(server, name)
+
+
+def _prefix(chosen: Settings) -> str:
+    return f"{chosen.name}-{chosen.own_name()}-"
+
+
+async def _drop(server: Server, name: str) -> None:
+    gone: Any = {}
+    await server.call("drop an index of", lambda client: client.indices.delete(index=name), missing=gone)
+
+
+async def _indexes(server: Server) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Notes (`_meta`) of all indexes under the alias, and of the daemon's own that are not."""
+    chosen = server.settings
+    published = await _notes(server, chosen.name)
+    drafts = await _notes(server, f"{_prefix(chosen)}*")
+    own = {name: meta for name, meta in drafts.items() if meta.get("daemon") == chosen.own_name()}
+    return published, {name: meta for name, meta in own.items() if name not in published}
+
+
+async def _notes(server: Server, pattern: str) -> dict[str, dict[str, Any]]:
+    answer: Any = await server.call(
+        "look for indexes of",
+        lambda client: client.indices.get_mapping(
+            index=pattern, ignore_unavailable=True, allow_no_indices=True, expand_wildcards="open"
+        ),
+        missing={},
+    )
+    return {name: mapping["mappings"].get("_meta") or {} for name, mapping in dict(answer).items()}
 
 
 def _check(name: str, meta: dict[str, Any], fingerprint: Fingerprint) -> None:
@@ -77,15 +124,15 @@ def _check(name: str, meta: dict[str, Any], fingerprint: Fingerprint) -> None:
         raise IndexMismatchError(f"the index {name} was made with other settings: {changes}", command=REBUILD)
 
 
-async def _create(server: Server, index: Index, fingerprint: Fingerprint) -> None:
+async def _create(server: Server, index: Index, fingerprint: Fingerprint, *, aliases: list[str]) -> None:
     try:
         await server.call(
             "make an index in",
             lambda client: client.indices.create(
                 index=index.name,
                 settings=settings(server.settings),
-                mappings=mapping(server, index, fingerprint),
-                aliases={index.alias: {}, index.writing: {}},
+                mappings=mapping(server, fingerprint),
+                aliases={alias: {} for alias in aliases},
             ),
         )
     except Exception as error:
@@ -105,7 +152,7 @@ def settings(chosen: Settings) -> dict[str, Any]:
     return found
 
 
-def mapping(server: Server, index: Index, fingerprint: Fingerprint) -> dict[str, Any]:
+def mapping(server: Server, fingerprint: Fingerprint) -> dict[str, Any]:
     chosen = server.settings
     vector: dict[str, Any] = {
         "type": "dense_vector", "dims": fingerprint.dims, "index": True, "similarity": chosen.similarity,
@@ -116,7 +163,7 @@ def mapping(server: Server, index: Index, fingerprint: Fingerprint) -> dict[str,
         "dynamic": "strict",
         "_meta": {
             "ingestd": FORMAT,
-            "daemon": index.daemon,
+            "daemon": chosen.own_name(),
             "fingerprint": msgspec.to_builtins(fingerprint),
         },
         "properties": {

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ingestd.errors import ConfigError, IndexUnavailableError, IngestdError
+from ingestd.errors import ConfigError, IndexAwayError, IngestdError
 from ingestd_plugins.elasticsearch_settings import TABLE, Settings, credentials
 
 if TYPE_CHECKING:
@@ -142,19 +142,19 @@ class Server:
         if isinstance(error, self.errors.ApiError):
             status, reason = error.meta.status, reason_of(error)
             if status == 401:
-                return IndexUnavailableError(f"{said}it refuses the credentials ({reason})")
+                return IndexAwayError(f"{said}it refuses the credentials ({reason})")
             if status == 403 and "cluster_block" not in reason:
-                return IndexUnavailableError(f"{said}the credentials do not allow that ({reason})")
+                return IndexAwayError(f"{said}the credentials do not allow that ({reason})")
             if status == 400 and "media_type" in reason:
                 return ConfigError(
                     f"{said}the client {'.'.join(map(str, self.errors.__version__))} is too new for it",
                     command="pip install 'elasticsearch[async]>=8.19,<9'",
                 )
-            kind = IndexUnavailableError if status in _PAUSING or status == 404 else IngestdError
+            kind = IndexAwayError if status in _PAUSING or status == 404 else IngestdError
             return kind(f"{said}{reason} ({status})")
         if isinstance(error, self.errors.ConnectionTimeout):
-            return IndexUnavailableError(f"{said}no answer within {self.settings.request_timeout():g} s")
-        return IndexUnavailableError(f"{said}{cause(error)}")
+            return IndexAwayError(f"{said}no answer within {self.settings.request_timeout():g} s")
+        return IndexAwayError(f"{said}{cause(error)}")
 
 
 def reason_of(error: ApiError) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ingestd.config.units import parse_duration, parse_size
-from ingestd.errors import ConfigError, IndexUnavailableError
+from ingestd.errors import ConfigError, IndexAwayError
 
 TABLE = "[index.elasticsearch]"
 _SECRETS = {"api_key": "api_key_file", "password": "password_file", "bearer_token": "bearer_token_file"}
@@ -117,7 +117,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
 
 
 def credentials(chosen: Settings) -> dict[str, Any]:
-    """What the client is to be given, read anew from the files. Raises `IndexUnavailableError`."""
+    """What the client is to be given, read anew from the files. Raises `IndexAwayError`."""
     if chosen.api_key_file is not None:
         return {"api_key": _secret("api_key_file", chosen.api_key_file)}
     if chosen.bearer_token_file is not None:
@@ -135,9 +135,9 @@ def _secret(key: str, name: str) -> str:
         secret = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else "not text"
-        raise IndexUnavailableError(f"cannot read {TABLE} {key} {path}: {cause}") from None
+        raise IndexAwayError(f"cannot read {TABLE} {key} {path}: {cause}") from None
     if not secret:
-        raise IndexUnavailableError(f"{TABLE} {key}: {path} is empty")
+        raise IndexAwayError(f"{TABLE} {key}: {path} is empty")
     return secret
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingestd.errors import IngestdError
 from ingestd.types import Document, Operation, Rekey, Remove, Replace, Written, chunk_id
 from ingestd_plugins import elasticsearch_documents as documents
 from ingestd_plugins import elasticsearch_read as reading
@@ -48,43 +49,46 @@ class Writer:
         self._dirty: set[str] = set()
         """Documents written since the last refresh: a search may show their last version."""
         self._refreshing: asyncio.Task[None] | None = None
+        self._whole = asyncio.Lock()
+        """Held while a document may be half written: a refresh would show it."""
 
     async def write(self, operations: Sequence[Operation]) -> list[Written]:
         results: list[Written] = []
-        for wave in _waves(operations):
-            if self._bulk.unsettled:
-                await self._bulk.settle()
-                await self.refresh()
-            results += await self._wave(wave)
         delay = self._server.settings.refresh_delay()
+        for wave in _waves(operations):
+            async with self._whole:
+                if self._bulk.unsettled:
+                    await self._bulk.settle()
+                    await self._refresh(anyway=True)
+                results += await self._wave(wave)
         if not delay:
-            await self.refresh()
+            await self.show()
         elif self._dirty and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = asyncio.create_task(self._refresh_later(delay))
         return results
 
-    async def refresh(self) -> None:
-        """Show readers what was written."""
-        seen = set(self._dirty)
-        await self._server.call("refresh", lambda client: client.indices.refresh(index=self._index.name))
-        self._dirty -= seen
+    async def show(self, *, wait: bool = True) -> None:
+        """Let searches see all that was written; without `wait` only if nothing is being written."""
+        if self._dirty and (wait or not self._whole.locked()):
+            async with self._whole:
+                await self._refresh()
+
+    async def _refresh(self, *, anyway: bool = False) -> None:
+        if self._dirty or anyway:
+            await self._server.call("refresh", lambda client: client.indices.refresh(index=self._index.name))
+            self._dirty.clear()
 
     async def _refresh_later(self, delay: float) -> None:
         await asyncio.sleep(delay)
         try:
-            await self.refresh()
-        except Exception:
+            await self.show()
+        except IngestdError:
             return  # whoever needs it tries again, and says why it fails
 
     async def close(self) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
-        if self._dirty:
-            await self.refresh()
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self._dirty)
+        await self.show()
 
     async def _wave(self, operations: Sequence[Operation]) -> list[Written]:
         """Operations that have no document in common."""
@@ -92,7 +96,7 @@ class Writer:
         if not touched:
             return []
         if touched & self._dirty:
-            await self.refresh()
+            await self._refresh()
         state = await reading.state(self._server, self._index, sorted(touched))
         plans = [self._plan(operation, state) for operation in operations]
         await self._read_kept(plans)
