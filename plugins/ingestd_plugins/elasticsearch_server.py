@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,7 @@ class Server:
             raise ConfigError(
                 f"the sink elasticsearch needs the package {error.name}, which is not installed", command=INSTALL
             ) from None
+        logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # what fails is told once, and by us
         self.errors = elasticsearch
         self.settings = chosen
         self.where = (chosen.cloud_id and "the cloud deployment") or ", ".join(chosen.urls())
@@ -182,4 +184,7 @@ def cause(error: Exception) -> str:
         found = inner
     while found.__cause__ is not None:
         found = found.__cause__
+    got, expected = getattr(found, "got", None), getattr(found, "expected", None)
+    if isinstance(got, bytes) and isinstance(expected, bytes):
+        return f"the server's certificate has the fingerprint {got.hex()}, not {expected.hex()}"
     return str(found)[:500] or type(found).__name__

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,10 @@ def eventually(true: Callable[[], Any], what: str) -> Any:
             return found
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
+
+
+def put(url: str, path: str, body: Any) -> None:
+    """Tell the server something directly."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), headers, method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()

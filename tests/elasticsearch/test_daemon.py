@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests import corpus
 from tests.elasticsearch.nodes import Node
-from tests.elasticsearch.places import configured, contents, eventually, options
+from tests.elasticsearch.places import configured, contents, eventually, options, put
 from tests.processes import daemons
 from tests.processes.daemons import ingest, ingestd, running, write_config
 
@@ -85,13 +84,3 @@ def test_an_index_that_takes_no_writes_is_waited_for(url: str, tmp_path: Path, b
         assert "cluster_block_exception" in " ".join(status["waiting_for"])
         put(url, f"/{table['name']}/_settings", {block: None})
         eventually(lambda: daemon.status()["files"]["indexed"] == 2, "it is not resumed")
-
-
-def put(url: str, path: str, body: object) -> None:
-    import urllib.request
-
-    headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(
-        urllib.request.Request(url + path, json.dumps(body).encode(), headers, method="PUT"), timeout=60
-    ):
-        pass
