@@ -158,6 +158,8 @@ class Daemon(Stages):
         self.dispatcher.loaders = self.plugins.loaders
         self._closing.callback(self.dispatcher.unpacked.close)
         self.plugins.check(self.config)
+        self.encoders.engine = self.plugins.called("engine", self.config.encode.engine)
+        self.indexer.sink = self.plugins.called("sink", self.config.index.sink)
         if revived := await self.journal.revive(self.plugins.loaders):
             log.info("%d files get another try, since the loaders changed", revived)
         await self.widen()
@@ -332,7 +334,10 @@ class Daemon(Stages):
         )
         if descriptor is None:
             raise IngestdError(f"the index cannot be searched: {error}")
-        hits = msgspec.msgpack.decode(read_blob(descriptor), type=list[Hit])
+        try:
+            hits = msgspec.msgpack.decode(read_blob(descriptor), type=list[Hit])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise IngestdError(f"the index cannot be searched: {self.indexer.sink} answered with nonsense") from error
         return [reports.hit(hit) for hit in hits]
 
     async def encode(self, texts: Sequence[str], *, query: bool = False) -> bytes:
@@ -383,6 +388,8 @@ class Daemon(Stages):
                 for pool in (self.load_pool, self.encode_pool, self.index_pool):
                     if pool.failed.done():
                         raise pool.failed.result()
+                if self.indexer.failed is not None:
+                    raise self.indexer.failed
             yield batch.summary(scanning.result(), time.monotonic() - began)
         finally:
             self.dispatcher.batches.pop(number, None)

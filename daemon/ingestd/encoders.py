@@ -84,6 +84,8 @@ class Encoders:
     pool: Pool
 
     def __init__(self) -> None:
+        self.engine = ""
+        """As messages name it."""
         self.wanted = asyncio.Event()
         """Set at the first need, so that a run over unchanged files never loads the model."""
         self.rates: dict[Worker, float] = {}
@@ -335,9 +337,11 @@ class Encoders:
                     middle = (start + stop) // 2
                     job.suspects += [(start, middle, 0, 0), (middle, stop, 0, 0)]
                 elif kills >= POISON_KILLS or outside >= EXTERNAL_LIMIT:
-                    log.error("chunk %d kills the encoder: %s", start, death.reason)
+                    told = f"{death.reason}, with {self.engine}" if self.engine else death.reason
+                    reason = f"chunk {start + 1} kills the encoder: {told}"
+                    log.error("%s", reason)
                     if not job.done.done():
-                        job.done.set_exception(PoisonError(f"chunk {start + 1} kills the encoder: {death.reason}"))
+                        job.done.set_exception(PoisonError(reason))
                     job.drop_parts()
                     raise
                 else:

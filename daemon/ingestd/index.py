@@ -9,22 +9,25 @@ answered while a long write is on its way. A comparison with the journal has a t
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import os
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from ingestd import plugins
 from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.comparing import Comparer, StoppedError
-from ingestd.errors import ChannelError, ConfigError, IngestdError
+from ingestd.errors import ChannelError, ConfigError, IndexUnavailableError, IngestdError
 from ingestd.messages import (
     IndexCompare,
     IndexCompared,
@@ -39,8 +42,8 @@ from ingestd.messages import (
     Start,
     Stop,
 )
-from ingestd.types import Chunk, Fingerprint, Operation, Query, Rekey, Remove, Replace, Sink, Written
-from ingestd.worker import describe, ready
+from ingestd.types import Chunk, Fingerprint, Hit, Operation, Query, Rekey, Remove, Replace, Sink, Written
+from ingestd.worker import describe, one_line, ready, step
 
 BATCH_OPERATIONS: Final = 64
 BATCH_BYTES: Final = 32 << 20
@@ -55,6 +58,14 @@ SEARCHERS: Final = 2
 WriteFrame = IndexReplace | IndexRekey | IndexRemove
 
 _chunks = msgspec.msgpack.Decoder(list[Chunk])
+_hits = msgspec.msgpack.Decoder(list[Hit])
+
+
+class Result(NamedTuple):
+    """What became of one operation. `broken`: the error is none that the sink told of."""
+
+    written: Written
+    broken: bool = False
 
 
 class BadBlobError(IngestdError):
@@ -65,32 +76,48 @@ def serve(channel: Channel[Any], start: Start) -> None:
     """The life of the worker. Raises `IngestdError` where the sink cannot be opened."""
     # A search beside a writing thread waits for the interpreter this long, once for each row it is handed.
     sys.setswitchinterval(0.0005)
-    sink, dims = open_sink(start.settings)
+    sink, dims, called = open_sink(start.settings)
     try:
-        documents, chunks = sink.count()
+        with _opening(called):
+            documents, chunks = msgspec.convert(sink.count(), tuple[int, int])
         ready(channel, sink=sink.name, documents=documents, chunks=chunks)
-        _Desk(channel, sink, dims, Path(start.scratch)).work()
+        _Desk(channel, sink, dims, Path(start.scratch), called).work()
     finally:
         sink.close()
 
 
-def open_sink(settings: dict[str, Any]) -> tuple[Sink, int]:
-    """The configured sink, open, and the dimensions of its vectors. Raises `IngestdError`."""
-    registry = plugins.discover("sinks", block=settings.get("blocked", ()))
+def open_sink(settings: dict[str, Any]) -> tuple[Sink, int, str]:
+    """The configured sink, open, the dimensions of its vectors, and how it is called. Raises `IngestdError`."""
+    blocked = settings.get("blocked", ())
+    registry = plugins.discover("sinks", block=blocked, trying=lambda name: step(f"importing plugin {name}"))
     sink = registry.sinks.get(settings["sink"])
     if sink is None:
         broken = "".join(f"; plugin {e.plugin} ({e.distribution}) failed: {e.reason}" for e in registry.errors)
         known = ", ".join(sorted(registry.sinks)) or "none"
         raise ConfigError(f"[index] sink = {settings['sink']!r}: there is no such sink (there is: {known}){broken}")
+    called = registry.called("sink", sink.name)
+    step(f"opening {called}")
     fingerprint = msgspec.convert(settings["fingerprint"], Fingerprint)
     # Not every sink has anything to publish: one index for each state directory is a draft of its own.
     publish = getattr(sink, "publish", None)
     draft = {"draft": True} if publish is not None and (settings["draft"] or settings["publish"]) else {}
     directory = Path(settings["directory"])
-    sink.open(directory, fingerprint, settings["options"], readonly=settings["readonly"], **draft)
-    if publish is not None and settings["publish"]:
-        publish()
-    return sink, fingerprint.dims
+    with _opening(called):
+        sink.open(directory, fingerprint, settings["options"], readonly=settings["readonly"], **draft)
+        if publish is not None and settings["publish"]:
+            publish()
+    return sink, fingerprint.dims, called
+
+
+@contextlib.contextmanager
+def _opening(called: str) -> Iterator[None]:
+    """What a sink does not raise on purpose may pass, like a server that is away."""
+    try:
+        yield
+    except IngestdError:
+        raise
+    except Exception as error:
+        raise IndexUnavailableError(f"{called} cannot be opened: {describe(error)}") from error
 
 
 @dataclass(slots=True)
@@ -109,9 +136,10 @@ class _Waiting:
 class _Desk:
     """Between channel and sink: two queues and the threads that empty them."""
 
-    def __init__(self, channel: Channel[Any], sink: Sink, dims: int, scratch: Path) -> None:
+    def __init__(self, channel: Channel[Any], sink: Sink, dims: int, scratch: Path, called: str = "the sink") -> None:
         self._channel = channel
         self._sink = sink
+        self._called = called
         self._dims = dims
         self._scratch = scratch
         self._writes: queue.Queue[_Waiting | None] = queue.Queue(WAITING_LIMIT)
@@ -125,8 +153,8 @@ class _Desk:
 
     def work(self) -> None:
         """Until `Stop` (everything received is answered first) or until the other side is gone."""
-        threads = [threading.Thread(target=self._write, name="index-write")]
-        threads += [threading.Thread(target=self._search, name=f"index-search-{n}") for n in range(SEARCHERS)]
+        roles = [(self._write, "index-write"), *((self._search, f"index-search-{n}") for n in range(SEARCHERS))]
+        threads = [threading.Thread(target=_or_die, args=(role,), name=name) for role, name in roles]
         for thread in threads:
             thread.start()
         try:
@@ -201,8 +229,8 @@ class _Desk:
             for waiting in batch:
                 waiting.close()
             return
-        taken: list[Operation | Written] = [self._operation(waiting) for waiting in batch]
-        operations = [item for item in taken if not isinstance(item, Written)]
+        taken: list[Operation | Result] = [self._operation(waiting) for waiting in batch]
+        operations = [item for item in taken if not isinstance(item, Result)]
         try:
             results = iter(self._store(operations) if operations else ())
         except IngestdError as error:  # it is the store that fails, whatever it was given
@@ -211,14 +239,15 @@ class _Desk:
                 self._send(IndexUnavailable(job=waiting.frame.job, reason=reason))
             return
         for waiting, item in zip(batch, taken, strict=True):
-            result = item if isinstance(item, Written) else next(results)
+            written, broken = item if isinstance(item, Result) else next(results)
             self._send(
                 IndexWritten(
-                    job=waiting.frame.job, chunks=result.chunks, missing=result.missing, error=_cut(result.error)
+                    job=waiting.frame.job, chunks=written.chunks, missing=written.missing, error=_cut(written.error),
+                    broken=broken,
                 )
-            )
+            )  # fmt: skip
 
-    def _operation(self, waiting: _Waiting) -> Operation | Written:
+    def _operation(self, waiting: _Waiting) -> Operation | Result:
         try:
             match waiting.frame:
                 case IndexReplace(document=document):
@@ -228,23 +257,20 @@ class _Desk:
                 case IndexRemove(doc_id=doc_id):
                     return Remove(doc_id)
         except (IngestdError, OSError) as error:
-            return Written(error=_reason(error))
+            return Result(Written(error=_reason(error)))
         finally:
             waiting.close()
 
-    def _store(self, operations: list[Operation]) -> list[Written]:
+    def _store(self, operations: list[Operation]) -> list[Result]:
         """A document that breaks the sink is found by writing each alone; the others do not suffer."""
         try:
-            results = self._sink.write(operations)
-            if len(results) != len(operations):
-                raise ValueError(f"sink {self._sink.name} gave {len(results)} results for {len(operations)} operations")
-            return results
+            return [Result(written) for written in _checked(self._sink.write(operations), len(operations))]
         except IngestdError:
             raise
         except Exception as error:
             if len(operations) == 1:
                 traceback.print_exc()
-                return [Written(error=f"sink {self._sink.name} failed: {describe(error)}")]
+                return [Result(Written(error=f"{self._called} failed: {describe(error)}"), broken=True)]
             return [result for operation in operations for result in self._store([operation])]
 
     # --- searching --------------------------------------------------------------------------------------------
@@ -255,11 +281,13 @@ class _Desk:
                 continue
             query = Query(text=frame.text, vector=frame.vector, top=frame.top, source=frame.source, path=frame.path)
             try:
-                blob = write_blob([msgspec.msgpack.encode(self._sink.search(query))], self._scratch)
-            except Exception as error:
-                if not isinstance(error, IngestdError):
-                    traceback.print_exc()
+                blob = write_blob([_packed(self._sink.search(query), frame.top)], self._scratch)
+            except IngestdError as error:
                 self._send(IndexHits(job=frame.job, error=_reason(error)))
+                continue
+            except Exception as error:
+                traceback.print_exc()
+                self._send(IndexHits(job=frame.job, error=f"{self._called} failed: {describe(error)}"))
                 continue
             try:
                 self._send(IndexHits(job=frame.job), [blob])
@@ -305,6 +333,42 @@ class _Desk:
             )  # fmt: skip
         finally:
             os.close(blob)
+
+
+def _or_die(role: Callable[[], None]) -> None:
+    """A thread that ends by an error takes the worker with it: nobody would answer in its place."""
+    try:
+        role()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _checked(results: Any, number: int) -> list[Written]:
+    """What `Sink.write` returned, if it is what it should be. Raises `TypeError`, `ValueError`."""
+    if not isinstance(results, Sequence):
+        raise TypeError(f"write returned a {type(results).__name__}, not a list of Written")
+    if len(results) != number:
+        raise ValueError(f"write returned {len(results)} results for {number} operations")
+    for written in results:
+        if not isinstance(written, Written):
+            raise TypeError(f"write returned a {type(written).__name__}, not a Written")
+        kinds = type(written.chunks), type(written.missing), type(written.error)
+        if kinds[:2] != (int, int) or kinds[2] not in (str, type(None)) or min(written.chunks, written.missing) < 0:
+            raise ValueError(f"write returned {one_line(repr(written), 200)}")
+    return list(results)
+
+
+def _packed(hits: Any, top: int) -> bytes:
+    """What `Sink.search` returned, for the supervisor. Raises `TypeError`, `ValueError` for nonsense."""
+    if not isinstance(hits, Iterable):
+        raise TypeError(f"search returned a {type(hits).__name__}, not a list of Hit")
+    packed = msgspec.msgpack.encode(list(itertools.islice(hits, top)))
+    for hit in _hits.decode(packed):
+        if not math.isfinite(hit.score):
+            raise ValueError(f"search returned a hit with the score {hit.score}")
+    return packed
 
 
 def _bulk(descriptors: list[int], dims: int) -> tuple[list[Chunk], bytes]:

@@ -56,10 +56,12 @@ UMASK = 0o077
 def serve(channel: Channel[Any], start: Start) -> None:
     """Settings: see `stages.Stages.load_settings`."""
     settings = start.settings
-    registry = discover("loaders", "engines", block=settings.get("blocked", ()))
+    blocked = settings.get("blocked", ())
+    registry = discover("loaders", "engines", block=blocked, trying=lambda name: step(f"importing plugin {name}"))
     engine = registry.engines.get(settings["engine"])
     if engine is None:
         raise IngestdError(f"there is no engine {settings['engine']!r}; installed: {', '.join(registry.engines)}")
+    step(f"the tokeniser of {registry.called('engine', engine.name)}")
     tokenizer = engine.tokenizer(settings["model"])
     prompt = settings["passage_prompt"]
     chunker = Chunker(

@@ -92,6 +92,11 @@ class Plugins:
             raise UsageError(f"[{table}] {kind}: there is no {kind} {name!r}; installed: {', '.join(names)}{told}",
                              command="ingestd plugins")  # fmt: skip
 
+    def called(self, kind: str, name: str) -> str:
+        """An engine or a sink as messages name it, with the distribution that it is from."""
+        items = self.manifest.items
+        return next((item.called for item in items if (item.kind, item.name) == (kind, name)), f"{kind} {name}")
+
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         log.error("%s", text)

@@ -325,6 +325,8 @@ class IndexWritten(Frame, frozen=True, kw_only=True):
     chunks: Count = 0
     missing: Count = 0
     error: Reason | None = None
+    broken: bool = False
+    """The error is no verdict of the sink: it raised, or answered with nonsense."""
 
 
 class IndexUnavailable(Frame, frozen=True, kw_only=True):
@@ -508,6 +510,12 @@ class PluginItem(msgspec.Struct, frozen=True):
     sockets: bool = False
     distribution: str = ""
     overrides: list[str] = []
+
+    @property
+    def called(self) -> str:
+        """For people: what it is, and whose, unless it is ingestd's own."""
+        own = self.distribution.startswith("ingestd ")
+        return f"{self.kind} {self.name}" + (f" ({self.distribution})" if self.distribution and not own else "")
 
 
 class PluginError(msgspec.Struct, frozen=True):

@@ -41,6 +41,10 @@ class Registry:
     items: list[PluginItem] = field(default_factory=list)
     errors: list[PluginError] = field(default_factory=list)
 
+    def called(self, kind: str, name: str) -> str:
+        """An engine or a sink as messages name it, with the distribution that it is from."""
+        return next((item.called for item in self.items if (item.kind, item.name) == (kind, name)), f"{kind} {name}")
+
 
 def discover(*hooks: str, block: Iterable[str] = (), trying: Callable[[str], None] = lambda name: None) -> Registry:
     """Import every plugin and call the named hooks ("loaders", "engines", "sinks").

@@ -150,6 +150,8 @@ class Worker:
             reason = self._words.reason if self._words else f"{self.died.result().reason}{self._last_line()}"
         else:
             reason = f"was not ready within {timeout:.0f} s{self._last_line()}"
+        if not self._words and (place := self.progress()[1]):
+            reason = f"{place}: {reason}"
         await self.end("it did not start")
         raise StartError(
             f"the {self.stage} worker cannot start: {reason}",

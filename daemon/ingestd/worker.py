@@ -55,6 +55,7 @@ class Page:
         self._memory.close()
 
 
+_ready = False
 page: Page | None = None
 """This worker's page, for the stages that show their progress in it."""
 
@@ -110,6 +111,8 @@ def main() -> None:
         reason = describe(error)
         if not isinstance(error, IngestdError):
             traceback.print_exc()
+            if not _ready and (place := page.read()[1]):
+                reason = f"{place}: {reason}"
         try:
             command = error.command if isinstance(error, IngestdError) else None
             # A full disk or a lost server passes; a wrong configuration does not.
@@ -126,6 +129,9 @@ def main() -> None:
 
 def ready(channel: Channel[Any], **info: Any) -> None:
     """Tell the supervisor that this worker can take work."""
+    global _ready
+    _ready = True
+    step("")
     channel.send(Ready(version=ingestd.__version__, info=info))
 
 

@@ -32,7 +32,7 @@ from ingestd.messages import (
 )
 from ingestd.plugins import discover
 from ingestd.types import Engine, Fingerprint, Tokenizer, Tokens
-from ingestd.worker import describe, ready
+from ingestd.worker import describe, ready, step
 
 TOKEN_BLOB_LIMIT = 1 << 30
 REPORT_SECONDS = 1.0
@@ -60,7 +60,8 @@ def serve(channel: Channel[Any], start: Start) -> None:
     if device == "cpu":  # two processes of one thread beat one of two; before the engine's libraries are loaded
         for variable in _THREAD_VARIABLES:
             os.environ.setdefault(variable, "1")
-    registry = discover("engines", block=settings.get("blocked", ()))
+    blocked = settings.get("blocked", ())
+    registry = discover("engines", block=blocked, trying=lambda name: step(f"importing plugin {name}"))
     engine = registry.engines.get(settings["engine"])
     if engine is None:
         broken = "".join(f"; plugin {error.plugin!r} failed: {error.reason}" for error in registry.errors)
@@ -68,9 +69,11 @@ def serve(channel: Channel[Any], start: Start) -> None:
             f"[encode] engine: there is no engine {settings['engine']!r}; "
             f"installed: {', '.join(sorted(registry.engines)) or 'none'}{broken}"
         )
+    called = registry.called("engine", engine.name)
+    step(f"{called} loads the model")
     tokenizer = engine.tokenizer(settings["model"])
     engine.load(settings["model"], device, {"dtype": settings["dtype"], "normalize": settings["normalize"]})
-    worker = EncodeWorker(channel, engine, tokenizer, settings, Path(start.scratch))
+    worker = EncodeWorker(channel, engine, tokenizer, settings, Path(start.scratch), called)
     worker.warm_up()
     description = engine.describe()
     identity = fingerprint(
@@ -161,7 +164,13 @@ class EncodeWorker:
     """Reads frames between batches, and runs one batch or answers one question at a time."""
 
     def __init__(
-        self, channel: Channel[Any], engine: Engine, tokenizer: Tokenizer, settings: Mapping[str, Any], scratch: Path
+        self,
+        channel: Channel[Any],
+        engine: Engine,
+        tokenizer: Tokenizer,
+        settings: Mapping[str, Any],
+        scratch: Path,
+        called: str = "the engine",
     ) -> None:
         description = engine.describe()
         self.dims = int(description["dims"])
@@ -170,6 +179,7 @@ class EncodeWorker:
         self._sweeps = not cpu and not settings["batch_tokens"]
         self._device = settings["device"]
         self._engine = engine
+        self._called = called
         self._tokenizer = tokenizer
         prompt = settings["query_prompt"]
         self._query_prompt: str = (description.get("query_prompt") or "") if prompt is None else prompt
@@ -201,7 +211,7 @@ class EncodeWorker:
             self.budget.settle()
         except Exception as error:
             raise IngestdError(
-                f"the engine {self._engine.name!r} fails its warm-up batch on {self._device}: {describe(error)}"
+                f"{self._called} fails its warm-up batch on {self._device}: {describe(error)}"
             ) from error
 
     def run(self) -> None:
@@ -317,7 +327,7 @@ class EncodeWorker:
             vectors = self._encode(tokens)
             finite: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
             if len(texts) == 1 and not finite[0]:
-                raise ValueError("the engine's vector is not finite")
+                raise ValueError(f"{self._called} returned a vector that is not finite")
         except MemoryError:
             if len(texts) > 1:
                 self.budget.halve(len(tokens.ids))
@@ -372,7 +382,7 @@ class EncodeWorker:
         shape = (len(tokens), self.dims)
         if not isinstance(vectors, np.ndarray) or vectors.shape != shape or vectors.dtype != np.float32:
             kind = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
-            raise ValueError(f"the engine returned {kind}, not float32 {shape}")
+            raise ValueError(f"{self._called} returned {kind}, not float32 {shape}")
         self._tokens += len(tokens.ids)
         return vectors
 
