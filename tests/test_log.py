@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ingestd import log
+from ingestd import journald, log
 from ingestd.config import LogTable
 from ingestd.errors import ConfigError
 
@@ -29,13 +30,17 @@ def restore() -> Iterator[None]:
 def lines(table: LogTable, environ: dict[str, str] | None = None, verbose: int = 0) -> list[str]:
     written: list[str] = []
     log.configure(table, environ or {}, verbose=verbose, write=written.append)
+    say()
+    return written
+
+
+def say() -> None:
     LOGGER.debug("fine")
     LOGGER.info("%s: took 12 s", "a\x1b[2J\nb.pdf", extra={"path": b"/a\xff", "seconds": 12.5})
     try:
         raise ValueError("x")
     except ValueError:
         LOGGER.exception("broken")
-    return written
 
 
 def test_text_has_time_level_and_stage_and_no_foreign_escapes() -> None:
@@ -44,10 +49,36 @@ def test_text_has_time_level_and_stage_and_no_foreign_escapes() -> None:
     assert second[20:].startswith("error   load: broken\nTraceback")
 
 
-def test_systemd_gets_priorities_on_every_line() -> None:
-    first, second = lines(LogTable(), {"JOURNAL_STREAM": "1:2"})
-    assert first == "<6>load: a\\x1b[2J\\nb.pdf: took 12 s"
-    assert all(line.startswith("<3>") for line in second.splitlines())
+def test_standard_error_that_leads_to_a_journal_gets_priorities_where_native_entries_cannot_be_had(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journald, "SOCKET", "/nowhere/socket")
+    monkeypatch.setattr(journald.JournalHandler.__init__, "__defaults__", ("/nowhere/socket",))
+    found = os.fstat(2)
+    ours = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+    log.configure(LogTable(), ours)
+    say()
+    told = capfd.readouterr().err.splitlines()
+    assert told[0].startswith("<4>ingestd: log lines have no fields in the journal")
+    assert told[1] == "<6>load: a\\x1b[2J\\nb.pdf: took 12 s"
+    assert all(line.startswith("<3>") for line in told[2:])
+    # Inherited by a shell whose standard error is something else: nothing but text.
+    log.configure(LogTable(), {"JOURNAL_STREAM": "1:2"})
+    say()
+    assert "info    load: a" in capfd.readouterr().err
+
+
+def test_an_entry_of_the_journal_has_fields_in_upper_case_and_exact_paths() -> None:
+    record = LOGGER.makeRecord(
+        LOGGER.name, logging.WARNING, "/x.py", 7, "%s: quarantined", ("a\nb",), None, "f",
+        {"path": b"/a\xff", "stage": "load", "worker_pid": 12, "reason": None},
+    )  # fmt: skip
+    entry = dict(field.split(b"=", 1) for field in journald.fields(record))
+    assert entry[b"MESSAGE"] == b"load: a\\nb: quarantined"
+    assert entry[b"INGESTD_PATH"] == b"/a\xff"
+    assert (entry[b"PRIORITY"], entry[b"INGESTD_STAGE"], entry[b"INGESTD_WORKER_PID"]) == (b"4", b"load", b"12")
+    assert b"INGESTD_REASON" not in entry
+    assert all(name == name.upper() for name in entry)
 
 
 def test_json_is_one_object_a_line_with_the_fields() -> None:
@@ -69,6 +100,11 @@ def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "x.log"
     assert lines(LogTable(file=str(file))) == []
     assert "load: broken" in file.read_text()
+    log.configure(LogTable(file=str(file), max_size=2000, keep=2), {})
+    for _ in range(30):
+        say()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log", "x.log.1", "x.log.2"]
+    assert all(path.stat().st_size <= 2000 for path in tmp_path.iterdir())
     with pytest.raises(ConfigError, match="cannot open"):
         log.configure(LogTable(file=str(tmp_path / "no" / "x.log")), {})
 

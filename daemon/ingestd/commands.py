@@ -21,6 +21,7 @@ from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, 
 from ingestd.lock import Lock
 from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
+from ingestd.service import Notifier, Service
 from ingestd.types import display
 
 log = logging.getLogger("ingestd")
@@ -35,10 +36,15 @@ def run(config: Config, *, progress: Progress | None = None) -> int:
             "nothing to watch: add a [[watch]] table to the configuration, or take files in once",
             command="ingestd ingest PATH",
         )
-    return asyncio.run(_run(config, progress))
+    notifier = Notifier(os.environ)
+    try:
+        return asyncio.run(_run(config, progress, notifier))
+    except IngestdError as error:
+        notifier.failed(error)
+        raise
 
 
-async def _run(config: Config, progress: Progress | None) -> int:
+async def _run(config: Config, progress: Progress | None, notifier: Notifier) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     hurry = asyncio.Event()
@@ -52,7 +58,10 @@ async def _run(config: Config, progress: Progress | None) -> int:
         loop.add_signal_handler(number, asked)
     low_oom_score()
     daemon = Daemon(config)
+    service = Service(daemon, notifier)
+    daemon.reloading = service.reloading
     await daemon.__aenter__()
+    serving = asyncio.create_task(service.run())
     reloads: set[asyncio.Task[None]] = set()
     loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(_reload(daemon))))
     drain = 20.0
@@ -73,6 +82,7 @@ async def _run(config: Config, progress: Progress | None) -> int:
         drain = 0.0
         raise
     finally:
+        service.stopping()
         closing = asyncio.ensure_future(daemon.close(drain))
         hurrying = asyncio.ensure_future(hurry.wait())
         while not closing.done() and not hurrying.done():
@@ -84,6 +94,7 @@ async def _run(config: Config, progress: Progress | None) -> int:
         if not closing.done():
             daemon.hurry()
         await closing
+        serving.cancel()
     return 0
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -98,6 +98,8 @@ class Daemon(Stages):
         self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._rates = reports.Rates()
         self._reloading = asyncio.Lock()
+        self.reloading: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """Entered while the configuration is read again, for the service manager."""
         self._verifying = asyncio.Lock()
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -292,7 +294,8 @@ class Daemon(Stages):
         """See `reloading.reload`."""
         await self._steady.wait()
         async with self._reloading:
-            return await reload(self)
+            with self.reloading():
+                return await reload(self)
 
     async def widen(self) -> None:
         """Let load workers read what `ingest` was given: the journal has files of it that are to be loaded."""

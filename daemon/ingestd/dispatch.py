@@ -414,7 +414,8 @@ class Dispatcher(Outcomes):
         try:
             await life
         except Exception as error:
-            log.error("%s: its outcome was not recorded", display(attempt.path), exc_info=error)
+            log.error("%s: its outcome was not recorded", display(attempt.path), exc_info=error,
+                      extra={"path": attempt.path, "stage": "load"})  # fmt: skip
             await self._interrupt(attempt, f"its outcome was not recorded: {describe(error)}", False)
         finally:
             self.unreachable.end(attempt.row.source, attempt.row.id)

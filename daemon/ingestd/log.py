@@ -1,21 +1,22 @@
-"""Where log lines go and what they look like: `[log]` of the configuration."""
+"""Where log lines go and what they look like: `[log]` of the configuration. Each goes to one place, once."""
 
 from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ingestd import journald
 from ingestd.cli.printable import clean_line, printable
 from ingestd.config import LogTable
 from ingestd.errors import ConfigError
 
 ROOT: Final = "ingestd"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 def configure(
@@ -27,21 +28,31 @@ def configure(
 ) -> None:
     """Send the log lines of ingestd, and only these, to `[log] file`, else to `write`, else to standard error.
 
-    `write` is for a terminal with a live view, above which the lines go. `verbose`: everything, whatever the level.
-    Done again it replaces what it did before. Raises `ConfigError` where the file cannot be opened.
+    Where standard error leads to systemd's journal, and `[log] format` does not say otherwise, they go there with
+    fields, see `journald`. `write` is for a terminal with a live view, above which the lines go. `verbose`: everything,
+    whatever the level. Done again it replaces what it did before. Raises `ConfigError` where the file cannot be opened.
     """
     handler: logging.Handler
+    formatter: logging.Formatter = _Json() if table.format == "json" else _Text(systemd=False)
+    missing = None
     if table.file:
         try:
-            handler = logging.FileHandler(table.file, encoding="utf-8", errors="backslashreplace")
+            handler = logging.handlers.RotatingFileHandler(
+                table.file, maxBytes=table.max_size, backupCount=table.keep if table.max_size else 0,
+                encoding="utf-8", errors="backslashreplace",
+            )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"[log] file: cannot open {table.file}: {error.strerror}") from None
     elif write is not None:
         handler = _Writer(write)
+    elif table.format == "auto" and journald.listens(environ):
+        try:
+            handler = journald.JournalHandler()
+        except (ImportError, OSError) as error:
+            handler, formatter, missing = logging.StreamHandler(sys.stderr), _Text(systemd=True), error
     else:
         handler = logging.StreamHandler(sys.stderr)
-    systemd = "JOURNAL_STREAM" in environ and not table.file
-    handler.setFormatter(_Json() if table.format == "json" else _Text(systemd and table.format == "auto"))
+    handler.setFormatter(formatter)
     logger = logging.getLogger(ROOT)
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -49,6 +60,8 @@ def configure(
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else table.level.upper())
     logger.propagate = False
+    if missing is not None:
+        logger.warning("log lines have no fields in the journal: %s; see `ingestd[systemd]`", missing)
 
 
 def quiet(verbose: int, *, write: Callable[[str], None] | None = None) -> None:
@@ -81,7 +94,7 @@ class _Text(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._systemd:
-            priority = f"<{_PRIORITIES.get(record.levelno, 6)}>"
+            priority = f"<{journald.PRIORITIES.get(record.levelno, 6)}>"
             return "\n".join(priority + line for line in text.splitlines())
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         return f"{when} {record.levelname.lower():<7} {text}"

@@ -296,13 +296,16 @@ class Outcomes:
             return
         seconds = time.monotonic() - attempt.started
         path = display(attempt.path)
-        extra = {"path": attempt.path, "stage": "load", "reason": reason, "worker_pid": attempt.worker.pid}
+        extra = {"path": attempt.path, "stage": "load", "reason": reason, "state": state,
+                 "worker_pid": attempt.worker.pid}  # fmt: skip
         if state in ("indexed", "partial"):
             self.files_done += 1
             self.chunks_done += chunks
             if state == "partial" or attempt.seconds > SLOW:
                 cause = f": {reason}" if reason else ""
                 log.warning("%s: %s, loaded in %.1f s%s", path, state, attempt.seconds, cause, extra=extra)
+            else:
+                log.debug("%s: %s, %d chunks", path, state, chunks, extra=extra)
         elif state in ("failed", "quarantined"):
             log.warning("%s: %s: %s", path, state, reason, extra=extra)
         self.recent.append({"path": path, "state": state, "reason": reason, "seconds": seconds})

@@ -69,7 +69,8 @@ class Stages:
 
     def _worker_died(self, worker: Worker, death: WorkerDied) -> None:
         where = f" on {display(worker.path)}" if worker.path else ""
-        log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason)
+        extra = {"path": worker.path, "stage": worker.stage, "worker_pid": worker.pid, "reason": death.reason}
+        log.warning("%s worker %d ended%s: %s", worker.stage, worker.pid, where, death.reason, extra=extra)
 
     @property
     def load_workers(self) -> int:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import msgspec
 
 import ingestd
-from ingestd import channel, process
+from ingestd import channel, process, service
 from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
@@ -95,8 +95,7 @@ class Worker:
         """Jobs done, for recycling."""
         self.leaving = False
         """It is to be replaced before its next job."""
-        self.path: bytes | None = None
-        """What it works on, for status and for the log lines of its output."""
+        self._path: bytes | None = None
         self.state = "starting"
         self.survivors: list[int] = []
         """Process ids of its family that survived SIGKILL; known once it was ended."""
@@ -212,7 +211,7 @@ class Worker:
         self._loop.add_reader(self._pidfd, self._exited)
 
     def _environment(self) -> dict[str, str]:
-        environment = dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in service.VARIABLES}
         if self.stage == "load":
             environment = {
                 name: value
@@ -395,6 +394,7 @@ class Worker:
             return
         self._loop.remove_reader(self._pidfd)
         self._read_output()
+        self._finish_lines()
         if self._death is not None:
             cause, reason = self._death
         elif status >= 0:
@@ -420,6 +420,18 @@ class Worker:
         self._expected.clear()
 
     # --- output -----------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> bytes | None:
+        """What it works on, for status and for the log lines of its output."""
+        return self._path
+
+    @path.setter
+    def path(self, path: bytes | None) -> None:
+        if self.pid and not self.died.done():  # what it has printed until now belongs to what it had until now
+            self._read_output()
+            self._finish_lines()
+        self._path = path
 
     def forget_output(self) -> None:
         """A new file begins: what was printed before is not its doing."""
@@ -457,12 +469,25 @@ class Worker:
             self._dropped += 1
             return
         self._lines_left -= 1
-        extra = {"stage": self.stage, "worker_pid": self.pid, "path": self.path}
-        if self._dropped:
-            log.warning("%s worker %d: %d lines left out", self.stage, self.pid, self._dropped, extra=extra)
-            self._dropped = 0
+        self._tell_dropped()
         where = f" ({one_line(display(self.path))})" if self.path else ""
-        log.info("%s worker %d%s: %s", self.stage, self.pid, where, text, extra=extra)
+        log.info("%s worker %d%s: %s", self.stage, self.pid, where, text, extra=self._extra)
+
+    def _finish_lines(self) -> None:
+        """A last line without an end, and how many were left out, are told too."""
+        if self._line:
+            line, self._line = self._line, b""
+            self._log_line(line)
+        self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            log.warning("%s worker %d: %d lines left out", self.stage, self.pid, dropped, extra=self._extra)
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return {"stage": self.stage, "worker_pid": self.pid, "path": self.path}
 
     def _last_line(self) -> str:
         lines = b"".join(self._tail).decode("utf-8", "replace").strip().splitlines()

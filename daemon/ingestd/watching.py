@@ -319,7 +319,7 @@ class Watching:
             if hangs and group.hung is None:
                 since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - silence.seconds))
                 group.hung = f"the file system does not answer: waiting for {place} since {since}"
-                log.warning("source %s: %s", names, group.hung)
+                log.warning("source %s: %s", names, group.hung, extra={"source": names})
                 self.on_hung()
             elif not hangs and group.hung is not None:
                 group.hung = None
@@ -360,7 +360,8 @@ class Watching:
                 watched.settling = frame.settling
                 watched.ready = True
                 if frame.error:
-                    log.warning("source %s: %s", watched.frame.source, frame.error)
+                    log.warning("source %s: %s", watched.frame.source, frame.error,
+                                extra={"source": watched.frame.source})  # fmt: skip
                 if watched.scanned is not None and not watched.scanned.done():
                     watched.scanned.set_result(frame)
             case Settling():
@@ -369,7 +370,8 @@ class Watching:
                 if frame.over:
                     watched.warnings.pop(frame.reason, None)
                 elif frame.reason not in watched.warnings:
-                    log.warning("source %s: %s", watched.frame.source, frame.reason)
+                    log.warning("source %s: %s", watched.frame.source, frame.reason,
+                                extra={"source": watched.frame.source})  # fmt: skip
                     watched.warnings[frame.reason] = None
             case _:
                 raise IngestdError(f"unexpected {type(frame).__name__} frame from a watch worker")

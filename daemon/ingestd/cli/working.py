@@ -20,7 +20,7 @@ from ingestd.cli.invocation import (
     in_base64,
     print_json,
 )
-from ingestd.errors import UsageError
+from ingestd.errors import IngestdError, UsageError
 from ingestd.paths import exists
 
 if TYPE_CHECKING:
@@ -40,10 +40,16 @@ def run(invocation: Invocation) -> int:
       ingestd run
       ingestd run --config /etc/ingestd/config.toml
     """
-    config = invocation.config()
-    if not config.watch:
-        where = config.file or "a config.toml in this directory"
-        raise UsageError(f"nothing to watch: add a [[watch]] table to {where}", command="ingestd ingest PATH")
+    from ingestd.service import Notifier
+
+    try:
+        config = invocation.config()
+        if not config.watch:
+            where = config.file or "a config.toml in this directory"
+            raise UsageError(f"nothing to watch: add a [[watch]] table to {where}", command="ingestd ingest PATH")
+    except IngestdError as error:
+        Notifier(os.environ).failed(error)
+        raise
     from ingestd import commands, log
     from ingestd.cli.layout import animated
     from ingestd.cli.terminal import watching

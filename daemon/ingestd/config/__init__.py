@@ -27,6 +27,8 @@ class StateTable(Table, frozen=True, kw_only=True):
     directory: Name = "~/.local/state/ingestd"
     control_group: Name | None = None
     """Members of this group may use the control socket (mode 0660 instead of 0600)."""
+    control_socket: Name | None = None
+    """None: in systemd's runtime directory, else in `directory`."""
 
 
 class WatchTable(Table, frozen=True, kw_only=True):
@@ -138,6 +140,10 @@ class LogTable(Table, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
     file: Name | None = None
+    max_size: Size = 0
+    """Bytes after which the file is put aside; 0: never."""
+    keep: Count = 5
+    """So many that were put aside are kept."""
 
 
 class Config(Table, frozen=True, kw_only=True):
@@ -160,6 +166,8 @@ class Config(Table, frozen=True, kw_only=True):
 
     @property
     def control_socket(self) -> Path:
+        if self.state.control_socket:
+            return Path(self.state.control_socket)
         return Path(self.runtime_directory or self.state_directory) / "control.sock"
 
     def limits(self, loader: str, source: str | None = None) -> LoaderLimits:

@@ -207,6 +207,8 @@ class _Reading:
             directory.encode()
         except UnicodeEncodeError:
             self._problem(("state", "directory"), "the path must be UTF-8")
+        if state.get("control_socket"):
+            state["control_socket"] = self._directory(("state", "control_socket"), state["control_socket"])
         private = [directory]
         log = values.get("log", {})
         if log.get("file"):

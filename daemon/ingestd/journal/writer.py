@@ -29,6 +29,8 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trouble: str | None = None
+        self.full = False
+        """The trouble is a full disk."""
         self._db = connect(path)
         self._reader = connect(path, readonly=True)
         self._reading = threading.Lock()
@@ -81,6 +83,7 @@ class Writer:
                     outcomes = self._commit([call for call, _ in calls])
                 except sqlite3.DatabaseError as error:
                     self.trouble = f"the journal cannot be written: {error}"
+                    self.full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
                     if self._db.in_transaction:
                         self._db.rollback()
                     if isinstance(error, sqlite3.OperationalError) and not self._closing.is_set():
@@ -91,7 +94,7 @@ class Writer:
                     # Damage does not pass, and who wants to stop cannot wait for room on the disk.
                     outcomes = [(None, IngestdError(self.trouble))] * len(calls)
                 else:
-                    self.trouble = None
+                    self.trouble, self.full = None, False
                 answers = [(future, *outcome) for (_, future), outcome in zip(calls, outcomes, strict=True) if future]
                 if answers:  # the loop is woken once for all of them
                     answers[0][0].get_loop().call_soon_threadsafe(answer, answers)
