@@ -239,7 +239,7 @@ def test_the_life_of_a_document(tmp_path: Path) -> None:
         assert await journal.claim(10) == []
         verdict = await identify(journal, row)
         assert (verdict.action, verdict.hashes) == ("load", b"")
-        assert await index(journal, row) == ("indexed", 5)
+        assert await index(journal, row) == ("indexed", 5, 0)
         found = (await rows(journal))["a.md"]
         assert (found.state, found.chunks, found.indexed_digest) == ("indexed", 2, DIGEST)
         await journal.take("docs", [new("a.md", mtime=2)])

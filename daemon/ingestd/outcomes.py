@@ -312,6 +312,7 @@ class Outcomes:
         batch = self.batches.get(ended.batch or 0)
         if batch is not None:
             batch.chunks += chunks
+            batch.total += ended.joined
             batch.end(state, attempt.path, reason)
 
 

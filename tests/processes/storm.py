@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import os
 import random
 import shutil
 import stat as modes
 import time
+import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.archives import zipped
 
 FILES = 240
 """Files in all folders together, about: beyond it things are deleted rather than copied."""
 EXCHANGE = 2
 """RENAME_EXCHANGE: two names are swapped in one step."""
 AT_FDCWD = -100
+ARCHIVE = b"PK"
 PICTURE = b"\x89PNG\r\n\x1a\n"
 """How a file begins that no loader takes, whatever its name."""
 
@@ -69,6 +74,7 @@ class Storm:
             "touch": (4, self._touch), "write the same again": (4, self._write_again),
             "text to picture": (3, self._to_picture), "change behind the time": (3, self._disguise),
             "move out": (2, self._move_out), "move in": (3, self._move_in),
+            "create archive": (4, self._archive), "change archive": (6, self._change_archive),
             "file to directory": (1, self._file_to_directory), "directory to file": (1, self._directory_to_file),
         }  # fmt: skip
         """Weight and operation."""
@@ -113,6 +119,13 @@ class Storm:
         if not found:
             raise NothingToDoError
         return self.dice.choice(found)
+
+    def _writable(self) -> Path:
+        """No archive: what becomes of a damaged one is a matter of luck."""
+        path = self._file()
+        if path.read_bytes().startswith(ARCHIVE):
+            raise NothingToDoError
+        return path
 
     def _directories(self) -> list[Path]:
         return sorted(
@@ -185,7 +198,7 @@ class Storm:
         return f"{path} {'' if left else 'closed'}"
 
     def _append(self) -> str:
-        path = self._file()
+        path = self._writable()
         with path.open("a") as file:
             file.write(self._text())
         return str(path)
@@ -196,7 +209,7 @@ class Storm:
         return str(path)
 
     def _cut(self) -> str:
-        path = self._file()
+        path = self._writable()
         content = path.read_bytes()
         if content.startswith(PICTURE):  # half of one may be anything
             raise NothingToDoError
@@ -231,7 +244,7 @@ class Storm:
 
     def _disguise(self) -> str:
         """Another content of the same size and with the same modification time."""
-        path = self._file()
+        path = self._writable()
         found = path.stat()
         content = bytearray(path.read_bytes())
         if not content or content.startswith(PICTURE):
@@ -239,6 +252,35 @@ class Storm:
         content[self.dice.randrange(len(content))] = ord(self.dice.choice("abcdefgh"))
         path.write_bytes(content)
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        return str(path)
+
+    def _archive(self) -> str:
+        """Texts, one of them in another archive, and a picture."""
+        members: dict[str, str | bytes] = {f"m{n}.md": self._text() for n in range(self.dice.randint(1, 5))}
+        members["inner.zip"] = zipped({"deep/a.txt": self._text()})
+        members["picture.png"] = PICTURE + self.dice.randbytes(4)
+        return self._pack(self._place() / f"f{self.dice.randrange(4)}.zip", members)
+
+    def _change_archive(self) -> str:
+        archives = [path for path in self.files() if path.read_bytes().startswith(ARCHIVE)]
+        if not archives:
+            raise NothingToDoError
+        path = self.dice.choice(archives)
+        members: dict[str, str | bytes] = {**contained(path.read_bytes())}
+        name = self.dice.choice(sorted(members))
+        match self.dice.randrange(3):
+            case 0:
+                members[f"m{self.dice.randrange(9)}.md"] = self._text()
+            case 1:
+                del members[name]
+            case _:
+                members[f"n/{name}"] = members.pop(name)
+        return self._pack(path, members)
+
+    def _pack(self, path: Path, members: Mapping[str, str | bytes]) -> str:
+        beside = path.with_name(f"{path.name}.tmp")
+        beside.write_bytes(zipped(members))
+        beside.replace(path)
         return str(path)
 
     def _touch(self) -> str:
@@ -370,6 +412,22 @@ class Storm:
         return str(path)
 
 
+def contained(content: bytes) -> dict[str, bytes]:
+    """The members of an archive."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def whole(content: bytes) -> dict[str, bytes]:
+    """The members of a file with those of archives in it."""
+    found: dict[str, bytes] = {}
+    if content.startswith(ARCHIVE):
+        for name, data in contained(content).items():
+            found[name] = data
+            found |= {f"{name}!/{inner}": deep for inner, deep in whole(data).items()}
+    return found
+
+
 class Expected(NamedTuple):
     """What is to become of the files below some folders."""
 
@@ -391,6 +449,11 @@ def expected(roots: Sequence[Path]) -> Expected:
                 if not modes.S_ISREG(os.lstat(path).st_mode) or name.endswith((".tmp", "~")):
                     continue
                 content = Path(path).read_bytes()
+                for member, data in whole(content).items():
+                    if data.startswith(PICTURE):
+                        found.skipped.add(f"{path}!/{member}")
+                    else:
+                        found.indexed[f"{path}!/{member}"] = hashlib.blake2b(data, digest_size=16).hexdigest()
                 if content.startswith(PICTURE) or not (content or os.path.splitext(name)[1]):
                     found.skipped.add(path)
                 elif name.endswith(".json") and content:  # no text of a storm is JSON

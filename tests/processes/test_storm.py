@@ -153,7 +153,8 @@ class Stormy:
         assert len(set(chunks)) == len(chunks) == status["chunks"]
         for path, (identity, _, _) in found.items():
             (name,) = (name for name, folder in self.sources.items() if Path(path).is_relative_to(folder))
-            assert identity == document_id(name, os.fsencode(os.path.relpath(path, self.sources[name])))
+            file, _, member = os.path.relpath(path, self.sources[name]).partition("!/")
+            assert identity == document_id(name, os.fsencode(file), member)
         hits = daemon.call("search", CALM, text="version word1 word2", top=500, source=None, path=None)["hits"]
         assert {hit["metadata"]["category_id"] for hit in hits} <= {self.category}
 

@@ -222,10 +222,11 @@ class Journal(Writer):
 
         def call(db: sqlite3.Connection) -> Ended:
             state = "partial" if partial else "indexed"
+            joined = 0
             if copied is not None:
                 if not members.unchanged(db, *copied, digest):
                     return self._finish(db, row, "queued", "the copy's origin is gone")
-                members.copy(db, row, *copied, time.time())
+                joined = members.copy(db, row, *copied, time.time())
             elif parts is not None:
                 members.ended(db, row, parts, time.time())
             db.execute(
@@ -248,9 +249,10 @@ class Journal(Writer):
                     (row.id, digest, loader, row.id),
                 )
             db.execute("DELETE FROM strikes WHERE digest = ?", (digest,))
-            return self._finish(
+            ended = self._finish(
                 db, row, state, event, reason=partial, warnings=json.dumps(list(warnings)) if warnings else None
             )
+            return ended._replace(joined=joined)
 
         return await self.run(call)
 

@@ -273,8 +273,11 @@ def copied(
     return "alone" if parts(row.source, row.path, row.member) == parts(source, path, member) else "no"
 
 
-def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float) -> None:
-    """Give a file all parts of another one of the same content; each is copied in the index, nothing is read."""
+def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float) -> int:
+    """Give a file all parts of another one of the same content; each is copied in the index, nothing is read.
+
+    Returns how many.
+    """
     found = db.execute(
         "SELECT member, parent, size, digest, media_type, loader, loader_version,"
         " iif(digest IS NULL OR state = 'skipped', state, 'queued'),"
@@ -302,6 +305,7 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
     ).fetchall():
         if member not in names:
             _leave(db, id, now)
+    return len(found)
 
 
 def _key(row: Row) -> tuple[str, bytes, str]:

@@ -152,6 +152,8 @@ class Ended(NamedTuple):
 
     state: str
     batch: int | None
+    joined: int = 0
+    """Parts that came along, and belong to the batch now."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
