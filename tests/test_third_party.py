@@ -100,6 +100,24 @@ def test_the_configuration_has_the_last_word(
     assert loaders(config, folder) == expected
 
 
+def test_plugins_and_doctor_name_the_one_that_is_configured_and_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    distribution(bad, "engine", "raise ImportError('no licence')")
+    distribution(bad, "version", "raise AssertionError('imported')", "ingestd>=99")
+    monkeypatch.setenv("PYTHONPATH", f"{bad}{os.pathsep}{os.environ['PYTHONPATH']}")
+    config = write_config(tmp_path / "state", None, encode={"engine": "bad_engine"})
+    items = listed(config)
+    assert items["bad_engine"]["error"] == "ImportError: no licence"
+    found = {item["text"]: item["command"] for item in answer(config, "doctor", "--json", code=1)}
+    told = "plugin bad_engine (bad-engine 2.1): ImportError: no licence"
+    assert told in found, found
+    assert any("bad_version (bad-version 2.1): it is made for ingestd>=99" in text for text in found), found
+    assert "[encode] engine: there is no engine 'bad_engine'" in " ".join(found)
+
+
 def test_a_loader_is_isolated_and_costs_its_own_file_alone(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
@@ -277,15 +295,18 @@ def test_a_sink_that_cannot_be_opened_or_searched_says_why(tmp_path: Path, folde
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "told"), [("write", "the shelf is sticky"), ("few", "0 results for 1 operations")])
-def test_a_sink_that_refuses_what_it_is_given_is_named(tmp_path: Path, folder: Path, fault: str, told: str) -> None:
+def test_a_sink_that_takes_nothing_is_named_and_no_file_is_to_blame(
+    tmp_path: Path, folder: Path, fault: str, told: str
+) -> None:
     config = write_config(tmp_path / "state", None, index={"sink": "shelf"})
     good = config.read_text()
     config.write_text(good + f'[index.shelf]\nfault = "{fault}"\n')
-    summary = answer(config, "ingest", "--json", str(folder), code=1)
-    assert summary["quarantined"] == 3
-    assert all(told in item["reason"] and "sink shelf" in item["reason"] for item in summary["failures"])
+    done = ingestd(config, "ingest", str(folder))
+    assert done.returncode == 3, done.stdout
+    assert "sink shelf (acme-shelf 2.0) failed: " in done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
     config.write_text(good)
-    answer(config, "retry", "--all", "--json")
     assert answer(config, "ingest", "--json", str(folder))["indexed"] == 3
 
 

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ingestd import journal, reindexing, reports
@@ -19,6 +22,7 @@ from ingestd.control import Control
 from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.lock import Lock
+from ingestd.manifest import Plugins
 from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
 from ingestd.service import Notifier, Service
@@ -272,12 +276,16 @@ def plugins(config: Config) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = control.call("plugins")["plugins"]
             return found
 
-    async def alone() -> list[dict[str, Any]]:
-        async with Daemon(config, watching=False) as daemon:
-            daemon.dispatcher.draining = True
-            return reports.plugins(daemon.plugins.manifest, daemon.plugins.lost, config.load)
+    known = asyncio.run(probed())
+    return reports.plugins(known.manifest, known.lost, config.load)
 
-    return asyncio.run(alone())
+
+async def probed() -> Plugins:
+    """The plugins as a daemon would find them now, whatever it is told to use."""
+    plugins = Plugins()
+    with tempfile.TemporaryDirectory(prefix="ingestd-") as scratch:
+        await plugins.probe(Path(scratch), f"plugins-{secrets.token_hex(6)}.0")
+    return plugins
 
 
 def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:

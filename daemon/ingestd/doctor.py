@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import platform
@@ -16,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from ingestd import __version__, commands, devices, journal
 from ingestd.config import Config
 from ingestd.config.units import spell_size
-from ingestd.errors import IngestdError
+from ingestd.errors import IngestdError, UsageError
 from ingestd.sandbox import landlock
 from ingestd.types import display
 
@@ -41,7 +42,7 @@ class Finding(NamedTuple):
 def examine(config: Config) -> Iterator[Finding]:
     """Look at everything, one thing after the other. A check that fails is a finding, never an error."""
     checks: list[Callable[[Config], Iterator[Finding]]] = [
-        versions, configuration, state, sources, inotify, sandbox, model, accelerators, index, daemon,
+        versions, plugins, configuration, state, sources, inotify, sandbox, model, accelerators, index, daemon,
     ]  # fmt: skip
     for check in checks:
         try:
@@ -59,6 +60,26 @@ def versions(config: Config) -> Iterator[Finding]:
             yield Finding("versions", "wrong", f"{name} is not installed", f"pip install {name}")
     text = f"ingestd {__version__}, Python {platform.python_version()}, Linux {platform.release()}; {', '.join(found)}"
     yield Finding("versions", "ok", text)
+
+
+def plugins(config: Config) -> Iterator[Finding]:
+    """Those of a running daemon are among its warnings."""
+    if commands.status(config)["running"]:
+        return
+    found = asyncio.run(commands.probed())
+    errors = [*found.manifest.errors, *found.lost]
+    for error in errors:
+        text = f"plugin {error.plugin} ({error.distribution}): {error.reason}"
+        yield Finding(
+            "plugins", "warning", text, join(["pip", "install", "--upgrade", *error.distribution.split()[:1]])
+        )
+    try:
+        found.check(config)
+    except UsageError as error:
+        yield Finding("plugins", "wrong", error.message, error.command)
+    else:
+        if not errors:
+            yield Finding("plugins", "ok", f"{len(found.manifest.items)} loaders, engines and sinks")
 
 
 def configuration(config: Config) -> Iterator[Finding]:

@@ -70,7 +70,8 @@ def discover(*hooks: str, block: Iterable[str] = (), trying: Callable[[str], Non
                 for objects in getattr(manager.hook, f"register_{hook}")():
                     _add_all(registry, hook, objects, distribution)
         except (Exception, SystemExit) as error:
-            cause = one_line("".join(traceback.format_exception_only(error)))
+            told = str(error) if isinstance(error, IngestdError) else "".join(traceback.format_exception_only(error))
+            cause = one_line(told)
             registry.errors.append(PluginError(entry.name, distribution, cause))
         finally:
             _restore(*before)
