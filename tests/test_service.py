@@ -20,7 +20,7 @@ from ingestd.supervisor import StartError
 from tests.processes.daemons import RunningDaemon, add_source, ingestd, running, write_config
 from tests.processes.inside import inside, take_in, until
 
-pytest.importorskip("systemd.daemon", reason="needs ingestd[systemd]")
+pytest.importorskip("systemd.daemon", reason="cannot be had: without a compiler; see the step of systemd in .ci/run")
 PATIENCE = 60.0
 
 

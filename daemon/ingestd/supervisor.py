@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -27,6 +28,7 @@ from ingestd import channel, process, service
 from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
+from ingestd.oom import OomKills
 from ingestd.types import display
 from ingestd.worker import PAGE_SIZE, Page, one_line
 
@@ -120,6 +122,7 @@ class Worker:
     async def start(self, settings: Mapping[str, Any], timeout: float) -> None:
         """Spawn it and wait until it is ready. Raises `StartError`."""
         self._loop = asyncio.get_running_loop()
+        oom_kills()
         self.died: asyncio.Future[WorkerDied] = self._loop.create_future()
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
         self._words: StartFailed | None = None
@@ -403,6 +406,8 @@ class Worker:
                 reason = self._words.reason
         elif -status in FAULTS:
             cause, reason = "fault", process.exit_reason(status)
+        elif status == -signal.SIGKILL and oom_kills().fresh():
+            cause, reason = "limit", "killed by the kernel, which was out of memory (for this service, or at all)"
         else:
             cause, reason = "external", f"killed from outside by {process.exit_reason(status)}"
         self.channel.drain()  # what it sent before it died still counts
@@ -492,6 +497,12 @@ class Worker:
     def _last_line(self) -> str:
         lines = b"".join(self._tail).decode("utf-8", "replace").strip().splitlines()
         return f": {one_line(lines[-1])}" if lines else ""
+
+
+@functools.cache
+def oom_kills() -> OomKills:
+    """One count for all workers; it begins with the first of them."""
+    return OomKills()
 
 
 abandoned: list[int] = []
