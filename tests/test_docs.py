@@ -148,8 +148,51 @@ def test_the_guide_leads_from_nothing_to_an_installed_tested_loader(home: Path) 
     assert "it does not begin as a calendar does" in why.stdout
 
 
+def install_module(site: Path, name: str, source: str) -> None:
+    """What installing a distribution of one module leaves."""
+    (site / f"{name}.py").write_text(source)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ingestd]\n{name.removeprefix('ingestd_')} = {name}\n")
+
+
+def test_the_engine_and_the_sink_of_the_guide_work(home: Path) -> None:
+    site = home / "site"
+    site.mkdir()
+    for title, name in (("An engine", "ingestd_letters"), ("A sink", "ingestd_folder")):
+        (code,) = blocks(section(GUIDE, title), "python")
+        assert f"`{name}.py`" in section(GUIDE, title)
+        install_module(site, name, code)
+    (configuration,) = blocks(section(GUIDE, "A sink"), "toml")
+    (home / "config.toml").write_text(configuration)
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PYTHONPATH": path, "INGESTD_ENCODE__ENGINE": "letters", "INGESTD_ENCODE__MODEL": "letters"}
+    text = (home / "papers" / "alice.txt").read_text(encoding="utf-8")
+    (home / "papers" / "copy.txt").write_text(text, encoding="utf-8")
+    (home / "papers" / "short.md").write_text("zzz zebra zigzag zzz")
+    done = run("ingestd ingest ~/papers", home, **own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    hits = json.loads(run("ingestd search --json --top 1 'zebra zigzag zzz'", home, **own).stdout)
+    assert [Path(hit["path"]).name for hit in hits] == ["short.md"]
+    (home / "papers" / "short.md").unlink()
+    (home / "papers" / "copy.txt").rename(home / "papers" / "other.txt")
+    assert run("ingestd ingest ~/papers", home, **own).returncode == 0
+    verified = run("ingestd verify --deep --json", home, **own)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    plugins = run("ingestd plugins", home, **own).stdout
+    assert re.search(r"engine +letters .*ingestd_letters 1\.0", plugins)
+    assert re.search(r"sink +folder .*ingestd_folder 1\.0", plugins)
+    (home / "test_letters.py").write_text(
+        "from ingestd.testing import EngineContract\n\n\n"
+        "class TestLetters(EngineContract):\n    name = model = 'letters'\n"
+    )
+    tested = run("python -m pytest -q -p no:cacheprovider -k 'not killed' test_letters.py", home, **own)
+    assert tested.returncode == 0, tested.stdout
+
+
 def test_the_contracts_of_engines_and_sinks_are_used_as_the_guide_says(home: Path) -> None:
-    (code,) = blocks(section(GUIDE, "Engines and sinks"), "python")
+    (code,) = blocks(section(GUIDE, "Contracts of engines and sinks"), "python")
     (home / "test_mine.py").write_text(code)
     done = run("python -m pytest -q -k 'test_vectors or test_remove or test_rekey' test_mine.py", home)
     assert re.search(r"\b\d+ passed", done.stdout), done.stdout

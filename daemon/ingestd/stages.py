@@ -250,3 +250,4 @@ class Stages:
             raise next(failure.result() for failure in failures if failure.done())
         finally:
             work.cancel()
+            work.add_done_callback(lambda work: work.cancelled() or work.exception())  # nobody asks any more

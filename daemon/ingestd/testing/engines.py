@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingestd.errors import IngestdError
 from ingestd.library import Library
 from ingestd.plugins import discover
 from ingestd.types import Engine, Tokenizer, Tokens
@@ -102,9 +104,10 @@ class EngineContract:
     def test_vectors(self, engine: Engine, tokenizer: Tokenizer) -> None:
         vectors = engine.encode(tokenizer.encode(TEXTS))
         described = engine.describe()
-        assert vectors.dtype == np.float32
-        assert vectors.shape == (len(TEXTS), described["dims"])
-        assert np.isfinite(vectors).all()
+        assert isinstance(vectors, np.ndarray), f"encode returned a {type(vectors).__name__}, not an array"
+        assert vectors.dtype == np.float32, f"encode returned {vectors.dtype}, not float32"
+        assert vectors.shape == (len(TEXTS), described["dims"]), "one vector of `dims` numbers for each text"
+        assert np.isfinite(vectors).all(), "encode returned NaN or infinity"
         if described["normalize"]:
             assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
         for number, text in enumerate(TEXTS):
@@ -120,13 +123,25 @@ class EngineContract:
 
     def test_in_encode_workers_of_which_one_is_killed(self, engine: Engine, tmp_path: Path) -> None:
         tables = {"engine": self.name, "model": self.model, "devices": [self.device] * 2, "dtype": "float32"}
-        with Library(state=tmp_path / "state", settings={"encode": tables}) as library:
+        with told(), Library(state=tmp_path / "state", settings={"encode": tables}) as library:
             expected = library.encode(TEXTS)
             assert expected.shape == (len(TEXTS), engine.describe()["dims"])
             for call in range(CALLS):
                 if call == CALLS // 2:
                     os.kill(next(encoders(library)), signal.SIGKILL)
                 assert np.allclose(library.encode(TEXTS), expected, atol=self.tolerance)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What ingestd says of the engine, without the inside of ingestd."""
+    why = ""
+    try:
+        yield
+    except IngestdError as error:
+        why = error.message
+    if why:
+        pytest.fail(why, pytrace=False)
 
 
 def encoders(library: Library) -> Iterator[int]:
