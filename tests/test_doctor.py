@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -11,9 +13,13 @@ from click.testing import CliRunner
 
 from ingestd import devices, doctor, journal
 from ingestd.cli import cli
-from ingestd.config import Config, EncodeTable, LoadTable, StateTable, WatchTable
+from ingestd.config import Config, EncodeTable, IndexTable, LoadTable, StateTable, WatchTable
 from ingestd.doctor import Finding, examine
 from ingestd.sandbox import landlock
+from tests.processes.fuse_folder import missing, mounted
+
+NO_FUSE = missing()
+needs_fuse = pytest.mark.skipif(NO_FUSE is not None, reason=NO_FUSE or "")
 
 
 def config(path: Path, *sources: Path, **tables: object) -> Config:
@@ -120,3 +126,48 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, done.stdout) == (1, "wrong   disk: it is full\n        try: df -h\n")
     done = CliRunner().invoke(cli, ["doctor", "--json", "--state", str(tmp_path / "state")])
     assert json.loads(done.stdout) == [{"check": "disk", "state": "wrong", "text": "it is full", "command": "df -h"}]
+
+
+def test_every_finding_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+    monkeypatch.setattr(devices, "seen", lambda: 2)
+    monkeypatch.setattr(devices, "visible", lambda: 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        table = IndexTable(sink="far", sinks={"far": {"url": [f"http://127.0.0.1:{port}", "https://127.0.0.1:1/x"]}})
+        chosen = config(tmp_path, tmp_path / "lost", index=table,
+                        encode=EncodeTable(model="/nowhere", devices=("cpu",)))  # fmt: skip
+        found = findings(chosen)
+    assert [finding.state for finding in found["sink"]] == ["ok", "wrong"]
+    assert found["sink"][1].text == "[index.far] url: https://127.0.0.1:1 cannot be reached: Connection refused"
+    for name in ("source lost", "sandbox", "gpu", "model", "daemon", "sink"):
+        assert any(finding.state != "ok" for finding in found[name]), name
+    for checks in found.values():
+        for finding in checks:
+            assert finding.state == "ok" or finding.command, finding
+
+
+@needs_fuse
+def test_a_hung_mount_hangs_no_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DEADLINE", 1.0)
+    (tmp_path / "well").mkdir()
+    (tmp_path / "well" / "a.txt").write_text("a")
+    with mounted(tmp_path / "fuse") as folder:
+        (folder.real / "below").mkdir()
+        (folder.real / "below" / "a.txt").write_text("a")
+        chosen = config(tmp_path, folder.point, tmp_path / "well")
+        folder.fail(errno.EACCES, "/below")
+        refused = findings(chosen)["source point"]
+        assert [finding.state for finding in refused] == ["ok", "warning"]
+        assert f"{folder.point}/below: Permission denied" in refused[1].text
+        folder.heal()
+        folder.hang()
+        found = findings(chosen)
+        folder.heal()
+    (hung,) = found["source point"]
+    assert hung.state == "wrong"
+    assert f"no answer within 1 s: {folder.point} hangs" in hung.text
+    assert hung.command == f"timeout 5 ls -ld {folder.point}"
+    assert found["source well"][0].state == "ok"
+    assert found["inotify"][0].state == "ok"
+    assert "daemon" in found

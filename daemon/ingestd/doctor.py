@@ -1,15 +1,25 @@
-"""What people need to know when nothing happens: each check with its finding, and the next command to type."""
+"""What people need to know when nothing happens: each check with its finding, and the next command to type.
+
+A check asks file systems, other machines and the daemon, any of which may never answer. So each runs in a process of
+its own that is given up after `DEADLINE`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
+import json
 import os
 import platform
+import select
 import shutil
+import signal
+import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from shlex import join
 from typing import Any, Literal, NamedTuple
@@ -23,9 +33,17 @@ from ingestd.types import display
 
 ROOM = 1 << 30
 """Bytes that should be free where the state lies."""
+INODES = 1000
+"""Files for which there should be room."""
 DIRECTORIES = 200_000
 """Directories of a source that are counted at the most, and seconds that it may take."""
 PATIENCE = 5.0
+DEADLINE = 15.0
+"""Seconds that one check may take."""
+PROBE = 120.0
+"""The same for the import of all plugins."""
+CONNECT = 5.0
+"""Seconds that a server may take to accept a connection."""
 LIBRARIES = ("torch", "sentence-transformers", "pymupdf", "watchdog", "apsw", "sqlite-vec")
 
 
@@ -39,16 +57,77 @@ class Finding(NamedTuple):
     """What to type next."""
 
 
+Check = Callable[[Config], Iterable[Finding]]
+
+
 def examine(config: Config) -> Iterator[Finding]:
-    """Look at everything, one thing after the other. A check that fails is a finding, never an error."""
-    checks: list[Callable[[Config], Iterator[Finding]]] = [
-        versions, plugins, configuration, state, sources, inotify, sandbox, model, accelerators, index, daemon,
+    """Look at everything, one thing after the other. A check that fails, or hangs, is a finding, never an error."""
+    checks: list[tuple[str, Check]] = [
+        ("versions", versions), ("plugins", plugins), ("configuration", configuration), ("state", state),
     ]  # fmt: skip
-    for check in checks:
+    for check_name, check in checks:
+        yield from carry_out(check_name, check, config, config.state_directory)
+    directories = 0
+    for table in config.watch:
+        check = functools.partial(source, name=table.name, directory=table.directory)
+        for finding in carry_out(f"source {table.name}", check, config, table.directory):
+            if finding.check == _COUNTED:
+                directories += int(finding.text)
+            else:
+                yield finding
+    checks = [
+        ("inotify", functools.partial(inotify, needed=directories)), ("sandbox", sandbox), ("model", model),
+        ("gpu", accelerators), ("index", index), ("sink", sink), ("daemon", daemon),
+    ]  # fmt: skip
+    for check_name, check in checks:
+        yield from carry_out(check_name, check, config, config.state_directory)
+
+
+def carry_out(name: str, check: Check, config: Config, place: Path | str) -> list[Finding]:
+    """The findings of one check, or that it does not answer; `place` is what it waits for."""
+    reading, writing = os.pipe()
+    # Not spawned as workers are: this is a command of one thread that has loaded no library, and starts nothing else.
+    pid = os.fork()
+    if pid == 0:
         try:
-            yield from check(config)
-        except (OSError, IngestdError, sqlite3.Error) as error:
-            yield Finding(check.__name__, "wrong", str(error), getattr(error, "command", None))
+            os.close(reading)
+            with open(writing, "wb") as pipe:
+                pipe.write(json.dumps(_findings(name, check, config)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answer = b""
+    patience = PROBE if name == "plugins" else DEADLINE
+    deadline = time.monotonic() + patience
+    with open(reading, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            piece = pipe.read(65536)
+            if not piece:
+                os.waitpid(pid, 0)
+                return [Finding(*found) for found in json.loads(answer)] if answer else [_died(name)]
+            answer += piece
+    os.kill(pid, signal.SIGKILL)
+    gone = time.monotonic() + 1.0  # one that waits for a dead server in the kernel stays, and is left alone
+    while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < gone:
+        time.sleep(0.01)
+    where = join(["timeout", "5", "ls", "-ld", str(place)])
+    text = f"no answer within {patience:.0f} s: {display(os.fsencode(place))} hangs, or what it asks does"
+    return [Finding(name, "wrong", text, where)]
+
+
+def _findings(name: str, check: Check, config: Config) -> list[Finding]:
+    try:
+        return list(check(config))
+    except (OSError, IngestdError, sqlite3.Error) as error:
+        command = getattr(error, "command", None)
+        if command is None:
+            path = getattr(error, "filename", None)
+            command = join(["ls", "-ld", os.fsdecode(path)]) if path else "ingestd status"
+        return [Finding(name, "wrong", str(error), command)]
+
+
+def _died(name: str) -> Finding:
+    return Finding(name, "wrong", "the check itself failed; above is why", "ingestd --version")
 
 
 def versions(config: Config) -> Iterator[Finding]:
@@ -100,6 +179,10 @@ def state(config: Config) -> Iterator[Finding]:
         yield Finding("state", "wrong", f"{directory} cannot be written by this user", join(["ls", "-ld", str(there)]))
         return
     free = shutil.disk_usage(there).free
+    system = os.statvfs(there)
+    if system.f_files and system.f_favail < INODES:
+        text = f"only {system.f_favail:,} more files can be made at {directory}"
+        yield Finding("state", "wrong", text, join(["df", "-i", str(there)]))
     if free < ROOM:
         yield Finding(
             "state", "warning", f"only {spell_size(free)} are free at {directory}", join(["df", "-h", str(there)])
@@ -112,35 +195,39 @@ def state(config: Config) -> Iterator[Finding]:
             yield Finding("clock", "wrong", "the state was written in the future: the clock was set back", "date")
 
 
-def sources(config: Config) -> Iterator[Finding]:
-    for table in config.watch:
-        name, directory, shown = f"source {table.name}", table.directory, display(table.directory)
-        try:
-            with os.scandir(directory) as entries:
-                empty = next(entries, None) is None
-        except OSError as error:
-            yield Finding(name, "wrong", f"{shown}: {error.strerror}", join(["ls", "-ld", directory]))
-            continue
-        if empty:
-            yield Finding(
-                name,
-                "warning",
-                f"{display(table.directory)} is empty (not mounted?)",
-                join(["findmnt", "-T", directory]),
-            )
-        else:
-            yield Finding(name, "ok", shown)
+_COUNTED = "directories"
+"""The check of a finding that is not shown: how many directories a source has."""
 
 
-def inotify(config: Config) -> Iterator[Finding]:
-    """As many watches are needed as there are directories; each source takes an instance."""
-    needed = 0
+def source(config: Config, *, name: str, directory: str) -> Iterator[Finding]:
+    check, shown = f"source {name}", display(directory)
+    try:
+        with os.scandir(directory) as entries:
+            empty = next(entries, None) is None
+    except OSError as error:
+        yield Finding(check, "wrong", f"{shown}: {error.strerror}", join(["ls", "-ld", directory]))
+        return
+    if empty:
+        yield Finding(check, "warning", f"{shown} is empty (not mounted?)", join(["findmnt", "-T", directory]))
+    else:
+        yield Finding(check, "ok", shown)
+    refused: list[OSError] = []
+    directories = 0
     until = time.monotonic() + PATIENCE
-    for table in config.watch:
-        for _ in os.walk(table.directory):
-            needed += 1
-            if needed >= DIRECTORIES or time.monotonic() > until:
-                break
+    for _ in os.walk(directory, onerror=refused.append):
+        directories += 1
+        if directories >= DIRECTORIES or time.monotonic() > until:
+            break
+    yield Finding(_COUNTED, "ok", str(directories))
+    if refused:
+        first = refused[0]
+        more = f", and {len(refused) - 1:,} more directories" if len(refused) > 1 else ""
+        text = f"{display(first.filename)}: {first.strerror}{more}: what is in there is not indexed"
+        yield Finding(check, "warning", text, join(["ls", "-ld", str(first.filename)]))
+
+
+def inotify(config: Config, needed: int) -> Iterator[Finding]:
+    """As many watches are needed as there are directories; each source takes an instance."""
     for key, least in (("max_user_watches", needed), ("max_user_instances", len(config.watch))):
         limit = int(Path(f"/proc/sys/fs/inotify/{key}").read_text())
         command = f"sysctl -w fs.inotify.{key}={max(2 * limit, 2 * least)}"
@@ -183,7 +270,8 @@ def accelerators(config: Config) -> Iterator[Finding]:
     elif not visible:
         yield Finding("gpu", "warning", f"{seen} seen, all hidden by CUDA_VISIBLE_DEVICES", "env | grep CUDA")
     elif config.encode.devices != "auto" and not any("cuda" in device for device in config.encode.devices):
-        yield Finding("gpu", "warning", f"{seen} seen, but [encode] devices is {config.encode.devices}")
+        yield Finding("gpu", "warning", f"{seen} seen, but [encode] devices is {config.encode.devices}",
+                      "ingestd check-config")  # fmt: skip
     else:
         yield Finding("gpu", "ok", f"{visible} of {seen} used")
 
@@ -211,6 +299,24 @@ def index(config: Config) -> Iterator[Finding]:
         )
 
 
+def sink(config: Config) -> Iterator[Finding]:
+    """Whether the servers that the sink's table names accept a connection."""
+    for key, value in config.index.sinks.get(config.index.sink, {}).items():
+        for url in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+                continue
+            parts = urllib.parse.urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            where = f"{parts.scheme}://{parts.hostname}:{port}"
+            try:
+                socket.create_connection((parts.hostname or "", port), timeout=CONNECT).close()
+            except OSError as error:
+                text = f"[index.{config.index.sink}] {key}: {where} cannot be reached: {error.strerror or error}"
+                yield Finding("sink", "wrong", text, join(["curl", "-sS", where]))
+            else:
+                yield Finding("sink", "ok", f"{config.index.sink} at {where} accepts connections")
+
+
 def daemon(config: Config) -> Iterator[Finding]:
     status: dict[str, Any] = commands.status(config)
     if not status["running"]:
@@ -222,4 +328,5 @@ def daemon(config: Config) -> Iterator[Finding]:
         devices = ", ".join(encoder["device"] for encoder in status["encoders"])
         yield Finding("daemon", "ok", f"running with pid {status['pid']}; encodes on {devices}")
     for warning in status["warnings"]:
-        yield Finding("daemon", "warning", warning)
+        command = "ingestd plugins" if warning.startswith("plugin ") else "ingestd status"
+        yield Finding("daemon", "warning", warning, command)
