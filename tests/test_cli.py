@@ -254,18 +254,21 @@ HIT = {
 }  # fmt: skip
 
 
-def test_search(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = fake(monkeypatch, "search", [HIT])
     result = invoke("search", "notice", "period", "--top", "3", "--source", "docs", "--path", "*.pdf")
     assert result.exit_code == 0
     assert "1. /docs/\ufffd.pdf:3" in result.stdout
-    assert "loading the model" in result.stderr
+    assert result.stderr == ""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "journal.sqlite").touch()
+    assert "loading the model" in invoke("search", "x").stderr
     result = invoke("search", "--json", "notice period")
     (hit,) = json.loads(result.stdout)
     assert hit["path"] == "/docs/\ufffd.pdf"
     assert base64.b64decode(hit["path_b64"]) == b"/docs/\xff.pdf"
     assert hit.keys() >= HIT.keys()
-    assert calls == [("notice period", 3, "docs", "*.pdf"), ("notice period", 10, None, None)]
+    assert calls == [("notice period", 3, "docs", "*.pdf"), ("x", 10, None, None), ("notice period", 10, None, None)]
 
 
 def test_a_search_that_finds_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

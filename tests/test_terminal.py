@@ -84,7 +84,7 @@ def commands(demo: Demo) -> dict[str, tuple[list[str], int, list[str]]]:
         "verify": (["verify"], 0, ["missing", "stale", "documents", "5"]),
         "wait": (["wait"], 0, []),
         "explain": (["explain", "quarantined"], 0, ["quarantined"]),
-        "nothing": (["search", "--source", "nowhere", "x"], 0, ["nothing found"]),
+        "nothing": (["search", "--path", "*.nowhere", "x"], 0, ["nothing found"]),
         "mistake": (["serch"], 2, ["error: No such command", "serch", "try: ingestd --help"]),
     }  # fmt: skip
 

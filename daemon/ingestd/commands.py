@@ -21,7 +21,7 @@ from ingestd.config import Config
 from ingestd.control import Control
 from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
-from ingestd.lock import Lock
+from ingestd.lock import Lock, unusable
 from ingestd.manifest import Plugins
 from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
@@ -291,6 +291,8 @@ async def probed() -> Plugins:
 def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:
     """Load one file in a worker of its own and say all about it; nothing is journaled or indexed."""
     path, member = split_member(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise UsageError(f"{display(path)} is a directory: name a file")
     control = connect(config)
     if control is not None:
         with control:
@@ -386,9 +388,13 @@ def connect(config: Config) -> Control | None:
 def reading(config: Config) -> Iterator[sqlite3.Connection | None]:
     """The journal, read only; None where there is none yet."""
     path = config.state_directory / "journal.sqlite"
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         yield None
         return
+    except OSError as error:
+        raise unusable(config.state_directory, error) from None
     db = journal.connect(path, readonly=True)
     try:
         yield db

@@ -331,6 +331,9 @@ class Daemon(Stages):
 
     async def search(self, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
         """Hits, best first. Raises `IngestdError`."""
+        if source is not None and source not in self.dispatcher.roots:
+            known = ", ".join(sorted(self.dispatcher.roots))
+            raise UsageError(f"there is no source {source!r}; known: {known}", command="ingestd status")
         vector = await self.or_failure(asyncio.ensure_future(self.encoders.query(text)))
         error, descriptor = await self.or_failure(
             asyncio.ensure_future(self.indexer.search(text=text, vector=vector, top=top, source=source, path=path))

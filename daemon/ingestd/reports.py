@@ -269,9 +269,13 @@ def status(daemon: Daemon, files: dict[str, Counter[str]], chunks: int, known: d
                 "stage": worker.stage,
                 "state": worker.state,
                 "path": display(worker.path) if worker.path else None,
+                "trial": trial,
             }
-            for pool in pools
-            for worker in sorted(pool.workers, key=lambda worker: worker.pid)
+            for trial, workers in [
+                *((False, sorted(pool.workers, key=lambda worker: worker.pid)) for pool in pools),
+                (True, daemon.trials.workers),
+            ]
+            for worker in workers
         ],
         "encoders": [
             {

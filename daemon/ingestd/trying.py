@@ -109,6 +109,11 @@ class Trials:
         self._watching: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that live."""
+        return sorted(self._workers, key=lambda worker: worker.pid)
+
     async def close(self) -> None:
         """End the workers."""
         if self._watching is not None:

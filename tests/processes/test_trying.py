@@ -245,8 +245,13 @@ def test_a_file_that_nobody_waits_for_any_more_is_given_up(tmp_path: Path, folde
         ]
         client = subprocess.Popen(command, env=environment(hostile=True))
         await_work("*.load.try.*/*/file.hostile", True)  # it has the file in hand
+        (trial,) = [worker for worker in daemon.status()["workers"] if worker["trial"]]
+        assert (trial["stage"], trial["state"], trial["path"]) == (
+            "load", "running", str(folder / "hang_in_sleep.hostile"),
+        )  # fmt: skip
         client.kill()
         client.wait()
         await_work("*.load.try.*", False)
+        assert not any(worker["trial"] for worker in daemon.status()["workers"])
         assert daemon.stop() == 0
     assert left_over(state) == []

@@ -92,6 +92,8 @@ class Commands(click.Group):
                 sys.exit(failed)
             code = fail(_cause(error), "ingestd doctor", WRONG if error.errno in _DENIED else UNREACHABLE)
         except Exception as error:
+            if type(error).__module__ == "sqlite3":  # a full or dying disk
+                sys.exit(_flush(fail(f"the journal cannot be used: {error}", "ingestd doctor", UNREACHABLE)))
             _traceback()
             code = fail(f"a bug in ingestd: {error!r}", None, BUG)
         sys.exit(_flush(code if isinstance(code, int) else 0))

@@ -54,7 +54,7 @@ def live(status: _Row, width: int) -> Group:
     done = sum(files.get(state, 0) for state in ("indexed", "partial", "failed", "quarantined", "skipped"))
     lines: list[RenderableType] = [_bar(done, done + waiting, status.get("eta_seconds"), width)]
     workers: Sequence[_Row] = status.get("workers", ())
-    loading = [worker for worker in workers if worker.get("stage") == "load"]
+    loading = [worker for worker in workers if worker.get("stage") == "load" and not worker.get("trial")]
     busy = sum(1 for worker in loading if worker.get("path"))
     facts = [f"backlog {layout.count(waiting)}", *_rates(status.get("rates", {}))]
     if loading:
@@ -308,7 +308,8 @@ def state_of(status: _Row) -> Group:
         facts.add("encoder", _encoder(encoder) + f", pid {encoder.get('pid')}")
     for worker in status.get("workers", ()):
         path = f", {clean_line(worker['path'])}" if worker.get("path") else ""
-        line = f"{worker.get('stage')} {worker.get('pid')}, {worker.get('state')}{path}"
+        trial = " (trial)" if worker.get("trial") else ""
+        line = f"{worker.get('stage')} {worker.get('pid')}{trial}, {worker.get('state')}{path}"
         facts.add("worker", Text(clean_line(line), overflow="fold"))
     for warning in status.get("warnings", ()):
         facts.add("warning", Text(clean(warning), style="yellow"))

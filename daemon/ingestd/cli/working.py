@@ -168,7 +168,8 @@ def search(
     log.quiet(invocation.verbose)
     control = commands.connect(config)
     if control is None:
-        click.echo("no daemon is running: loading the model first", err=True)
+        if os.path.exists(config.state_directory / "journal.sqlite"):
+            click.echo("no daemon is running: loading the model first", err=True)
     else:
         control.close()
     hits = commands.search(config, text, top, source, path)
