@@ -98,7 +98,6 @@ def test_text_without_a_real_suffix_is_text(name: str) -> None:
         (random.Random(2).randbytes(500), "notes.txt", "application/octet-stream"),
         (random.Random(2).randbytes(500), "notes", "application/octet-stream"),
         (b"text in a format of its own\n", "notes.unheard-of", "text/plain"),
-        (corpus.ole("WordDocument"), "old.doc", "application/msword"),
     ],
 )
 def test_what_no_loader_takes(data: bytes, name: str, media_type: str) -> None:

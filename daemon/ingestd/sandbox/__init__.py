@@ -40,7 +40,7 @@ _SETTINGS = (
     "/etc/pki/ca-trust/extracted", "/etc/ca-certificates", "/etc/crypto-policies",
     "/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts", "/etc/os-release",
     "/etc/libreoffice", "/etc/java", "/etc/ImageMagick-6", "/etc/ImageMagick-7", "/etc/OpenCL",
-    "/var/cache/fontconfig", "/var/lib/ghostscript",
+    "/var/cache/fontconfig", "/var/lib/ghostscript", "/var/spool/libreoffice",
 )  # fmt: skip
 _MACHINE = (
     "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/version",

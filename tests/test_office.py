@@ -1,0 +1,155 @@
+"""What LibreOffice reads and writes: old Office documents through it, and its own documents of every other format."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingestd.errors import IngestdError
+from ingestd.library import Library
+from ingestd.testing import variants
+from tests import corpus, formats
+from tests.corpus_texts import Topic
+
+pytestmark = [
+    pytest.mark.office,
+    pytest.mark.skipif(shutil.which("soffice") is None, reason="soffice, of LibreOffice, is not installed"),
+]
+PATIENT = {"deadline": "200s", "idle_deadline": "200s"}
+WRITTEN = {
+    ".docx": (".doc", ".dot", ".rtf", ".odt", ".ott", ".fodt", ".epub"),
+    ".pptx": (".ppt", ".pps", ".pot", ".odp", ".otp", ".fodp"),
+    ".xlsx": (".xls", ".xlt", ".ods", ".ots", ".fods"),
+}
+FILTERS = {
+    ".dot": "doc:MS Word 97 Vorlage", ".pps": "ppt:MS PowerPoint 97", ".pot": "pot:MS PowerPoint 97 Vorlage",
+    ".xlt": "xlt:MS Excel 97 Vorlage/Template",
+}  # fmt: skip
+
+
+def written(directory: Path, name: str, data: bytes, kind: str) -> bytes:
+    """What LibreOffice makes of a document."""
+    source = directory / name
+    source.write_bytes(data)
+    profile = f"-env:UserInstallation={(directory / 'profile').as_uri()}"
+    target = FILTERS.get(kind, kind[1:])
+    subprocess.run(
+        ["soffice", profile, "--headless", "--convert-to", target, "--outdir", str(directory / "out"), str(source)],
+        check=True, capture_output=True, timeout=120, env={**os.environ, "HOME": str(directory)},
+    )  # fmt: skip
+    return (directory / "out" / f"{source.stem}.{target.partition(':')[0]}").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    settings = {
+        "encode": {"engine": "hashing", "model": "hashing"},
+        "load": {"deadline": "200s", "idle_deadline": "200s"},
+    }
+    with Library(state=tmp_path_factory.mktemp("state"), settings=settings) as library:
+        yield library
+
+
+@pytest.mark.parametrize("language", formats.SENTENCES)
+@pytest.mark.parametrize("source", WRITTEN)
+def test_a_known_sentence_is_found_in_what_libreoffice_wrote(
+    source: str, language: str, library: Library, tmp_path: Path
+) -> None:
+    sentence = formats.SENTENCES[language]
+    paragraphs = (f"a|{sentence}|c",) if source == ".xlsx" else (sentence, "More.")
+    data = corpus.document(Topic(f"a{source}", formats.TITLES[language], paragraphs, "", ""))
+    for kind in WRITTEN[source]:
+        if language == "chinese" and kind not in (".doc", ".ppt", ".xls", ".rtf", ".odt"):
+            continue
+        path = tmp_path / f"{language}{kind}"
+        path.write_bytes(written(tmp_path, f"a{source}", data, kind))
+        loaded = library.load(path)
+        assert sentence in "\n".join(chunk.text for chunk in loaded.chunks), kind
+
+
+class Listener:
+    """Counts who connects."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.heard = 0
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self.heard += 1
+            connection.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+def test_remote_references_are_not_followed(library: Library, listener: Listener, tmp_path: Path) -> None:
+    remote = f"http://127.0.0.1:{listener.port}/picture.png"
+    names = "".join(
+        f' xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for prefix, name in (("office", "office"), ("text", "text"), ("draw", "drawing"), ("svg", "svg-compatible"))
+    )
+    flat = (
+        f'<?xml version="1.0"?><office:document{names} xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'office:version="1.3" office:mimetype="application/vnd.oasis.opendocument.text"><office:body><office:text>'
+        f'<text:p>{formats.ENGLISH}<draw:frame svg:width="2cm" svg:height="2cm" text:anchor-type="as-char">'
+        f'<draw:image xlink:href="{remote}" xlink:type="simple" xlink:show="embed" xlink:actuate="onLoad"/>'
+        "</draw:frame></text:p></office:text></office:body></office:document>"
+    ).encode()
+    made = {kind: written(tmp_path, "a.fodt", flat, kind) for kind in (".doc", ".odt", ".docx", ".rtf", ".html")}
+    assert listener.heard > 0, "outside of the sandbox LibreOffice follows them"
+    listener.heard = 0
+    page = f'<html><img src="{remote}"><link rel="stylesheet" href="{remote}"><p>{formats.ENGLISH}</p></html>'
+    for kind, data in {**made, ".htm": page.encode(), ".fodt": flat}.items():
+        path = tmp_path / f"remote{kind}"
+        path.write_bytes(data)
+        assert formats.ENGLISH in "\n".join(chunk.text for chunk in library.load(path).chunks), kind
+    assert listener.heard == 0
+
+
+def test_what_is_behind_a_password_is_named_so(library: Library, tmp_path: Path) -> None:
+    data = bytearray(written(tmp_path, "a.docx", corpus.samples()[".docx"], ".doc"))
+    place = next(place for place in range(512, len(data), 512) if data[place : place + 2] == b"\xec\xa5")
+    data[place + 11] |= 1
+    path = tmp_path / "locked.doc"
+    path.write_bytes(data)
+    with pytest.raises(IngestdError, match="needs a password"):
+        library.load(path)
+
+
+def test_damage_costs_the_file_and_nothing_is_left_running(library: Library, tmp_path: Path) -> None:
+    for source, kind in ((".docx", ".doc"), (".pptx", ".ppt")):
+        good = written(tmp_path, f"a{source}", corpus.samples()[source], kind)
+        damaged = [variant.data for variant in (*variants.cut("a", good, 3), *variants.flipped("a", good, 2))]
+        for number, data in enumerate((b"", *damaged)):
+            path = tmp_path / f"{number}{kind}"
+            path.write_bytes(data)
+            with contextlib.suppress(IngestdError):
+                library.load(path)
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [line for line in running if b"libreoffice.py" in line and os.fsencode(tmp_path.parent) in line]
