@@ -18,7 +18,19 @@ from typing import cast
 
 from tests.benchmarks.figures import Benchmark, Figure, table
 
-NAMES = ("end_to_end", "encoder", "overhead", "respawn", "searching", "fresh", "rescan", "scale", "hanging", "store")
+NAMES = (
+    "end_to_end",
+    "encoder",
+    "overhead",
+    "respawn",
+    "searching",
+    "fresh",
+    "rescan",
+    "scale",
+    "hanging",
+    "store",
+    "starting",
+)
 
 
 def machine() -> str:
