@@ -14,12 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingestd import journal, reindexing, reports
 from ingestd.config import Config
 from ingestd.control import Control
-from ingestd.daemon import Daemon
 from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
 from ingestd.lock import Lock, unusable
 from ingestd.manifest import Plugins
@@ -27,6 +26,11 @@ from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
 from ingestd.service import Notifier, Service
 from ingestd.types import display
+
+if TYPE_CHECKING:
+    from ingestd.daemon import Daemon
+
+# What only a command without a daemon needs is imported by it: asking a running one is to cost next to nothing.
 
 log = logging.getLogger("ingestd")
 
@@ -49,11 +53,14 @@ def run(config: Config, *, progress: Progress | None = None) -> int:
 
 
 async def _run(config: Config, progress: Progress | None, notifier: Notifier) -> int:
+    from ingestd.daemon import Daemon
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     hurry = asyncio.Event()
 
     def asked() -> None:
+
         if stop.is_set():
             hurry.set()
         stop.set()
@@ -134,6 +141,8 @@ def ingest(config: Config, paths: Sequence[bytes], *, progress: Progress) -> dic
 
 
 async def _ingest(config: Config, paths: Sequence[bytes], progress: Progress) -> dict[str, Any]:
+    from ingestd.daemon import Daemon
+
     summary: dict[str, Any] = {}
     low_oom_score()
     daemon = Daemon(config, watching=False)
@@ -158,6 +167,8 @@ def plan(config: Config, paths: Sequence[bytes]) -> Iterator[dict[str, Any]]:
         return
 
     async def alone() -> list[dict[str, Any]]:
+        from ingestd.daemon import Daemon
+
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
             return [planned async for planned in daemon.handle("plan", {"paths": list(paths)})]
@@ -176,6 +187,8 @@ def search(config: Config, text: str, top: int, source: str | None, path: str | 
         raise UnreachableError("nothing has been indexed yet", command="ingestd ingest PATH")
 
     async def alone() -> list[dict[str, Any]]:
+        from ingestd.daemon import Daemon
+
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True  # it is there to search, not to work off what is queued
             return await daemon.search(text, top, source, path)
@@ -299,6 +312,8 @@ def try_file(config: Config, path: bytes, loader: str | None) -> dict[str, Any]:
             return control.call("try", path=path, loader=loader, member=member)
 
     async def alone() -> dict[str, Any]:
+        from ingestd.daemon import Daemon
+
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
             (told,) = [told async for told in daemon.trials.answer(path, loader, member=member)]
@@ -320,6 +335,8 @@ def verify(config: Config, *, deep: bool, repair: bool, progress: Progress) -> d
         return told
 
     async def alone() -> dict[str, Any]:
+        from ingestd.daemon import Daemon
+
         told: dict[str, Any] = {}
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True
@@ -347,6 +364,8 @@ def reindex(config: Config, *, progress: Progress) -> dict[str, Any]:
 
 
 async def _reindex(config: Config, progress: Progress) -> dict[str, Any]:
+    from ingestd.daemon import Daemon
+
     told: dict[str, Any] = {}
     low_oom_score()
     daemon = Daemon(config, watching=False)
