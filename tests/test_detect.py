@@ -170,10 +170,10 @@ def test_settings_come_before_what_loaders_claim() -> None:
 
 
 def test_a_third_party_suffix_is_trusted() -> None:
-    drawing = Own("drawing", [".ai", ".tar.xz"], ["application/illustrator"])
+    drawing = Own("drawing", [".ai", ".cpio.xz"], ["application/illustrator"])
     detector = Detector({**LOADERS, "drawing": drawing})
     assert found(FORMATS[".pdf"], "poster.ai", detector) == ("application/octet-stream", "drawing", ".ai")
-    assert found(b"\xfd7zXZ\x00" + bytes(9), "Set.TAR.XZ", detector)[1:] == ("drawing", ".tar.xz")
+    assert found(b"\xfd7zXZ\x00" + bytes(9), "Set.CPIO.XZ", detector)[1:] == ("drawing", ".cpio.xz")
     assert (
         found(FORMATS[".docx"], "a.docx", Detector({**LOADERS, "drawing": drawing}, {"drawing": [".docx"]})).loader
         == "drawing"

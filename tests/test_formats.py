@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -57,6 +58,18 @@ def test_a_known_sentence_is_found(suffix: str, language: str, load: Load, capfd
     )
     assert file.warnings == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_table_in_the_docs_lists_the_suffixes_that_loaders_take() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    listed = {
+        name: set(re.findall(r"\.[a-z0-9_.]+", suffixes))
+        for name, suffixes in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page.partition("\n## ")[0], re.M)
+    }
+    taken = {item.name: set(item.suffixes) for item in LOADERS.values()}
+    assert listed.keys() == taken.keys()
+    assert listed.pop("text") <= taken.pop("text"), "of source code only some are listed"
+    assert listed == taken
 
 
 # --- workbooks ------------------------------------------------------------------------------------------------
