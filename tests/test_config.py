@@ -268,9 +268,11 @@ def test_values_are_read_in_their_units(tmp_path: Path) -> None:
 
 
 def test_limits_of_a_source_win_over_those_of_a_loader(tmp_path: Path) -> None:
-    text = WATCH + 'deadline = "9m"\n[load.pdf]\ndeadline = "1h"\nidle_deadline = "3m"\n'
+    text = WATCH + 'deadline = "9m"\nmax_parts_ratio = 900\n[load.zip]\nmax_parts_ratio = 300\n'
+    text += '[load.pdf]\ndeadline = "1h"\nidle_deadline = "3m"\n'
     config = load(write(tmp_path, text), HOME)
     assert config.limits("pdf", "a").deadline == 540
+    assert (config.limits("zip", "a").max_parts_ratio, config.limits("zip").max_parts_ratio) == (900, 300)
     assert config.limits("pdf", "a").idle_deadline == 180
     assert config.limits("pdf", "elsewhere").deadline == 3600
     assert config.limits("pdf") == config.load.limits("pdf")

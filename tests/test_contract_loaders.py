@@ -6,13 +6,19 @@ from typing import ClassVar
 
 from ingestd.plugins import discover
 from ingestd.testing import LoaderContract
-from tests import archives, corpus, formats
+from tests import archives, corpus, formats, outlook
 
 SAMPLES = {f"sample{suffix}": data for suffix, data in {**corpus.samples(), **formats.samples()}.items()}
 """One document of each format."""
 TEXTS = {"a/heron.txt": "The heron stands. " * 60, "獾.md": "# 獾\n\n獾住在高架桥下。"}
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 MAIL = archives.mail("Grüße aus 北京", "Hello\n\nBadgers below.", "<p>Hello</p>", {"übersicht.txt": "attached"})
+OUTLOOK = {
+    "sample.msg": outlook.item(
+        "Grüße aus 北京", "Badgers dig.", ("Ada", "ada@example.org"), [("Bob", "bob@example.org")],
+        {"übersicht.txt": b"attached", "large.txt": b"A large one. " * 400},
+    )
+}  # fmt: skip
 ZIPPED = {"sample.zip": archives.zipped(corpus.samples())}
 TAKEN: dict[str, dict[str, bytes]] = {}
 for _name, _loader in discover("loaders").loaders.items():
@@ -56,6 +62,14 @@ class TestMail(LoaderContract):
 class TestMailbox(LoaderContract):
     loader = "mailbox"
     samples: ClassVar = {"sample.mbox": archives.mailbox(MAIL, archives.mail("Second", "From here on\n"))}
+    quiet = True
+
+
+class TestOutlook(LoaderContract):
+    loader = "outlook"
+    samples = OUTLOOK
+    cuts = 10
+    flips = 100
     quiet = True
 
 

@@ -7,11 +7,12 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,31 @@ class Stormy:
         different: dict[str, tuple[object, object]] = {
             path: (wanted.indexed.get(path), found.get(path))
             for path in sorted(wanted.indexed.keys() | found.keys())
-            if wanted.indexed.get(path) != found.get(path) and path not in wanted.quarantined
+            if wanted.indexed.get(path) != found.get(path) and path.partition("!/")[0] not in wanted.quarantined
         }
         numbers = dict.fromkeys(status["files"], 0) | {name: len(files) for name, files in wanted._asdict().items()}
+        older = self.older(wanted.quarantined)
         for state, number in numbers.items():
+            number += older[state]
             if status["files"][state] != number:
                 different[state] = number, status["files"][state]
         return different
 
+    def older(self, quarantined: Collection[str]) -> Counter[str]:
+        """Parts by state of files that were archives, and are now nothing that can be read: the older version stays."""
+        db = sqlite3.connect(self.state / "journal.sqlite")
+        rows = db.execute("SELECT source, path, state FROM documents WHERE member != '' AND gone = 0").fetchall()
+        db.close()
+        return Counter(
+            state for source, path, state in rows if f"{self.sources[source]}/{path.decode()}" in quarantined
+        )
+
     def rest(self, daemon: RunningDaemon) -> None:
         """Nothing more is done to the folders: soon the index equals them, and stays so."""
         daemon.call("resume", CALM, source=None)
+        for path in self.storm.files():
+            if path.suffix == ".zip" and not path.stat().st_size:  # no archive: what older version is kept is luck
+                path.unlink()
         while self.ingests:
             self.ingests.pop().join(CALM)
         deadline = time.monotonic() + CALM
