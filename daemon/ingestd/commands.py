@@ -176,12 +176,16 @@ def plan(config: Config, paths: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     yield from asyncio.run(alone())
 
 
-def search(config: Config, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
-    """Passages, best first."""
+def search(
+    config: Config, text: str, top: int, source: str | None, path: str | None, **filters: Any
+) -> list[dict[str, Any]]:
+    """Passages, best first. `filters`: further fields of `types.Query`."""
     control = connect(config)
     if control is not None:
         with control:
-            hits: list[dict[str, Any]] = control.call("search", text=text, top=top, source=source, path=path)["hits"]
+            hits: list[dict[str, Any]] = control.call(
+                "search", text=text, top=top, source=source, path=path, **filters
+            )["hits"]
             return hits
     if not config.state_directory.joinpath("journal.sqlite").exists():
         raise UnreachableError("nothing has been indexed yet", command="ingestd ingest PATH")
@@ -191,7 +195,7 @@ def search(config: Config, text: str, top: int, source: str | None, path: str | 
 
         async with Daemon(config, watching=False) as daemon:
             daemon.dispatcher.draining = True  # it is there to search, not to work off what is queued
-            return await daemon.search(text, top, source, path)
+            return await daemon.search(text, top, source, path, **filters)
 
     return asyncio.run(alone())
 

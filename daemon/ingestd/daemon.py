@@ -329,14 +329,18 @@ class Daemon(Stages):
             await asyncio.sleep(1)
         self.ready = True
 
-    async def search(self, text: str, top: int, source: str | None, path: str | None) -> list[dict[str, Any]]:
-        """Hits, best first. Raises `IngestdError`."""
+    async def search(
+        self, text: str, top: int, source: str | None, path: str | None, **filters: Any
+    ) -> list[dict[str, Any]]:
+        """Hits, best first. `filters`: further fields of `types.Query`. Raises `IngestdError`."""
         if source is not None and source not in self.dispatcher.roots:
             known = ", ".join(sorted(self.dispatcher.roots))
             raise UsageError(f"there is no source {source!r}; known: {known}", command="ingestd status")
         vector = await self.or_failure(asyncio.ensure_future(self.encoders.query(text)))
         error, descriptor = await self.or_failure(
-            asyncio.ensure_future(self.indexer.search(text=text, vector=vector, top=top, source=source, path=path))
+            asyncio.ensure_future(
+                self.indexer.search(text=text, vector=vector, top=top, source=source, path=path, **filters)
+            )
         )
         if descriptor is None:
             raise IngestdError(f"the index cannot be searched: {error}")

@@ -279,7 +279,8 @@ class _Desk:
         while (frame := self._searches.get()) is not None:
             if self._gone.is_set():
                 continue
-            query = Query(text=frame.text, vector=frame.vector, top=frame.top, source=frame.source, path=frame.path)
+            fields = msgspec.structs.asdict(frame)
+            query = Query(**{name: fields[name] for name in Query.__struct_fields__})
             try:
                 blob = write_blob([_packed(self._sink.search(query), frame.top)], self._scratch)
             except IngestdError as error:

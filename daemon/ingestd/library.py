@@ -72,6 +72,8 @@ class Hit:
     metadata: dict[str, Any] = field(default_factory=dict)
     member: str | None = None
     """Of a part of a file, such as a member of an archive: its name there. `path` ends with `!/` and it."""
+    highlights: list[list[int]] = field(default_factory=list)
+    """Where words of the question are in `text`: start and end of each, in characters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,10 @@ class IndexSearch(Frame, frozen=True, kw_only=True):
     top: int
     source: str | None = None
     path: str | None = None
+    under: bytes | None = None
+    category: str | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
 
 
 class IndexHits(Frame, frozen=True, kw_only=True):

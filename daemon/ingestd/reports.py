@@ -51,6 +51,7 @@ def hit(found: Hit) -> dict[str, Any]:
         "ordinal": found.ordinal,
         "metadata": found.metadata,
         "member": found.metadata.get("member"),
+        "highlights": found.highlights,
     }
 
 

@@ -394,6 +394,14 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None
     path: str | None = None
     """Shell-style pattern over the absolute path, or over the file's name where it has no slash."""
+    under: bytes | None = None
+    """Absolute path of a directory: only what lies below it."""
+    category: str | None = None
+    """A category's id, or its path; what is below that path too."""
+    since_ns: int | None = None
+    """Only files last changed then or later."""
+    until_ns: int | None = None
+    """Only files last changed before then."""
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -409,6 +417,8 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     chunk_id: str
     ordinal: int
     metadata: dict[str, Any]
+    highlights: list[tuple[int, int]] = []
+    """Where words of the question are in `text`: start and end, in characters."""
 
 
 class Indexed(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from ingestd.errors import IngestdError
@@ -15,6 +16,7 @@ from ingestd_plugins.elasticsearch_read import search as ask
 from ingestd_plugins.elasticsearch_server import Server
 from ingestd_plugins.fusion import fuse
 from ingestd_plugins.glob_regexp import glob_regexp
+from ingestd_plugins.highlights import highlights
 from ingestd_plugins.stems import split
 from ingestd_plugins.terms import coverage, is_cjk, question_words
 
@@ -48,7 +50,8 @@ async def search(server: Server, index: Index, query: Query, dims: int) -> list[
         metadata = entries[id]["metadata"]
         return -scores[id], metadata["doc_id"], metadata["ordinal"]
 
-    return [documents.hit_of(entries[id], scores[id]) for id in sorted(scores, key=place)[:top]]
+    hits = [documents.hit_of(entries[id], scores[id]) for id in sorted(scores, key=place)[:top]]
+    return [msgspec.structs.replace(hit, highlights=highlights(words, hit.text)) for hit in hits]
 
 
 def conditions(query: Query) -> list[dict[str, Any]] | None:
@@ -63,6 +66,20 @@ def conditions(query: Query) -> list[dict[str, Any]] | None:
             return None
         field = "metadata.path_exact" if "/" in pattern else "metadata.name"
         found.append({"regexp": {field: {"value": expression, "flags": "NONE"}}})
+    if query.under is not None:
+        found.append({"prefix": {"metadata.path_exact": documents.exact(query.under.rstrip(b"/") + b"/")}})
+    if query.category is not None:
+        category = query.category.encode(errors="replace").decode()
+        ways: list[dict[str, Any]] = [
+            {"term": {"metadata.category_id": category}},
+            {"term": {"metadata.category_path": category}},
+            {"prefix": {"metadata.category_path": category.rstrip("/") + "/"}},
+        ]
+        found.append({"bool": {"should": ways, "minimum_should_match": 1}})
+    if query.since_ns is not None or query.until_ns is not None:
+        limits = {"gte": query.since_ns, "lt": query.until_ns}
+        span = {name: limit for name, limit in limits.items() if limit is not None}
+        found.append({"range": {"metadata.mtime_ns": span}})
     return found
 
 

@@ -19,6 +19,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Fingerprint, Hit, Indexed, Operation, Query, Replace, Sink, Written, chunk_id
 from ingestd_plugins import sqlite_file, sqlite_read, sqlite_search
 from ingestd_plugins.fusion import fuse
+from ingestd_plugins.highlights import highlights
 from ingestd_plugins.sqlite_write import carry_out
 from ingestd_plugins.terms import question_words
 
@@ -114,7 +115,10 @@ class SqliteSink:
             places = sqlite_search.places(connection, scores)
             best = sorted(scores, key=lambda id: (-scores[id], places[id]))[:top]
             hits = sqlite_search.hits(connection, best)
-        return [msgspec.structs.replace(hits[id], score=scores[id]) for id in best]
+        return [
+            msgspec.structs.replace(hits[id], score=scores[id], highlights=highlights(words, hits[id].text))
+            for id in best
+        ]
 
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:

@@ -31,6 +31,19 @@ def condition(query: Query) -> tuple[str, tuple[Any, ...]]:
         # No path holds a NUL, and GLOB would take the pattern to end there.
         conditions.append(f"CAST({column} AS TEXT) GLOB CAST(? AS TEXT)" if "\0" not in query.path else "? IS NULL")
         arguments.append(_path_bytes(glob_pattern(query.path)))
+    if query.under is not None:
+        conditions.append("substr(path, 1, ?) = ?")
+        below = query.under.rstrip(b"/") + b"/"
+        arguments += [len(below), below]
+    if query.category is not None:
+        conditions.append("(category_id = ? OR category_path = ? OR substr(category_path, 1, ?) = ?)")
+        category = query.category.encode(errors="replace").decode()
+        below_it = category.rstrip("/") + "/"
+        arguments += [category, category, len(below_it), below_it]
+    for limit, comparison in ((query.since_ns, ">="), (query.until_ns, "<")):
+        if limit is not None:
+            conditions.append(f"mtime_ns {comparison} ?")
+            arguments.append(limit)
     return " AND ".join(conditions), tuple(arguments)
 
 

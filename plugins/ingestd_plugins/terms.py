@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from ingestd_plugins.fusion import rarity
@@ -66,6 +66,11 @@ def question_words(question: str) -> list[tuple[str, ...]]:
         if not room:
             break
     return list(words.values())
+
+
+def runs(text: str) -> Iterator[tuple[int, str]]:
+    """The words of a text, and its runs of CJK characters, each with its place."""
+    return ((match.start(), match[0]) for match in _WORD.finditer(text))
 
 
 def is_cjk(term: str) -> bool:

@@ -24,7 +24,11 @@ from ingestd.errors import IngestdError, UsageError
 from ingestd.paths import exists
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ingestd.config import Config
+
+_DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 
 @command()
@@ -143,11 +147,16 @@ def _plan(config: Config, paths: Sequence[bytes], json: bool) -> int:
 @click.option(
     "--path", metavar="GLOB", help="Only from files whose path matches, or whose name where GLOB has no slash."
 )
+@click.option("--under", metavar="DIR", help="Only from files below this directory.")
+@click.option("--category", metavar="NAME", help="Only from this category (its id, or its path), and those below it.")
+@click.option("--since", metavar="DATE", type=_DATE, help="Only from files changed on that day or later (2024-05-31).")
+@click.option("--until", metavar="DATE", type=_DATE, help="Only from files changed before that day.")
 @as_json
 @click.pass_obj
 def search(
-    invocation: Invocation, question: Sequence[str], top: int, source: str | None, path: str | None, json: bool
-) -> None:
+    invocation: Invocation, question: Sequence[str], top: int, source: str | None, path: str | None,
+    under: str | None, category: str | None, since: datetime | None, until: datetime | None, json: bool,
+) -> None:  # fmt: skip
     """Find the passages that answer a question, best first.
 
     By meaning and by words at once. With a running daemon the answer is there at once; without one the model is
@@ -157,6 +166,7 @@ def search(
     Examples:
       ingestd search "how long is the notice period"
       ingestd search --top 3 --path '*.pdf' --source contracts notice period
+      ingestd search --under ~/contracts --since 2024-01-01 notice period
       ingestd search --json "notice period" | jq -r '.[].path'
     """
     text = " ".join(question).encode("utf-8", "replace").decode().strip()
@@ -172,7 +182,14 @@ def search(
             click.echo("no daemon is running: loading the model first", err=True)
     else:
         control.close()
-    hits = commands.search(config, text, top, source, path)
+    chosen = {
+        "under": os.fsencode(os.path.abspath(os.path.expanduser(under))) if under is not None else None,
+        "category": category,
+        "since_ns": int(since.timestamp()) * 1_000_000_000 if since is not None else None,
+        "until_ns": int(until.timestamp()) * 1_000_000_000 if until is not None else None,
+    }
+    filters = {name: value for name, value in chosen.items() if value is not None}
+    hits = commands.search(config, text, top, source, path, **filters)
     if json:
         print_json(hits)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,28 @@ class SearchContract:
         assert len(ask(sink, target, source="quiet", top=9)) == 3
         assert ask(sink, target, near=target, source="quiet", path="*.txt") == []
         assert ask(sink, target, near=target, source="no such source") == []
+
+    def test_filters_by_folder_category_and_time(self, sink: Sink) -> None:
+        sink.write([
+            replace("hr/a.txt", ["word"], category_id="c1", category_path="/hr/leave", mtime_ns=100),
+            replace("hr/deep/b.txt", ["word"], category_id="c2", category_path="/hr/leave/paid", mtime_ns=200),
+            replace("hrx/c.txt", ["word"], category_path="/hr/leaves", mtime_ns=300),
+        ])  # fmt: skip
+        wanted: list[tuple[dict[str, Any], str]] = [
+            ({"under": b"/srv/notes/hr"}, "ab"), ({"under": b"/srv/notes/hr/deep/"}, "b"), ({"under": b"/"}, "abc"),
+            ({"category": "c2"}, "b"), ({"category": "/hr/leave"}, "ab"), ({"category": "/hr"}, "abc"),
+            ({"category": "none"}, ""), ({"since_ns": 200}, "bc"), ({"until_ns": 200}, "a"),
+            ({"since_ns": 200, "until_ns": 300, "under": b"/srv/notes"}, "b"),
+        ]  # fmt: skip
+        for fields, names in wanted:
+            hits = ask(sink, "word", near="word", **fields)
+            assert sorted(hit.path[-5:-4].decode() for hit in hits) == list(names), fields
+
+    def test_highlights_are_where_the_words_are(self, sink: Sink) -> None:
+        sink.write([replace("a.txt", ["The Connections were connected.", "本劳动合同由甲乙双方签订。"])])
+        for question, marked in (("what connects", ["Connections", "connected"]), ("劳动合同", ["劳动合同"])):
+            (hit,) = ask(sink, question)
+            assert [hit.text[start:end] for start, end in hit.highlights] == marked
 
     def test_paths_match_as_in_a_shell(self, sink: Sink) -> None:
         names = ["a.txt", "b.txt", "A.TXT", "sub/a.txt", "sub/deep/x1.md", "[odd].txt", "报告.txt", "a^b", "x2.md"]

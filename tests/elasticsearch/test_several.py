@@ -1,0 +1,106 @@
+"""Several daemons behind one alias, and one daemon with several nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingestd.errors import IndexMismatchError
+from tests.elasticsearch import nodes
+from tests.elasticsearch.places import configured, contents, eventually, options
+from tests.processes.daemons import RunningDaemon, ingestd, running
+
+pytestmark = [pytest.mark.elasticsearch, pytest.mark.timeout(600)]
+
+
+def filled(folder: Path, words: str) -> Path:
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}.txt").write_text(f"{words} {number}")
+    return folder
+
+
+def test_two_daemons_behind_one_alias_leave_each_other_alone(url: str, tmp_path: Path) -> None:
+    table = options(url)
+    tables = {name: {**table, "daemon": name} for name in ("one", "two")}
+    daemons: dict[str, RunningDaemon] = {}
+    configs: dict[str, Path] = {}
+    for name in tables:
+        folder = filled(tmp_path / f"docs-{name}", f"words of {name}")
+        state = tmp_path / name
+        configs[name] = configured(state, folder, tables[name])
+    with (
+        running(configs["one"], tmp_path / "one") as daemons["one"],
+        running(configs["two"], tmp_path / "two") as daemons["two"],
+    ):
+        for daemon in daemons.values():
+            eventually(lambda daemon=daemon: daemon.status()["files"]["indexed"] == 8, "it is not indexed")  # type: ignore[misc]
+        held = {name: contents(tmp_path / name, tables[name]) for name in tables}
+        assert not set(held["one"][1]) & set(held["two"][1])
+        for name, other in (("one", "two"), ("two", "one")):
+            before = names(url, table)
+            done = ingestd(configs[name], "reindex")
+            assert done.returncode == 0, done.stderr
+            changed = before ^ names(url, table)
+            assert changed
+            assert all(f"-{name}-" in index for index in changed)  # its own went, its new one came
+            done = ingestd(configs[name], "verify", "--repair", "--deep")
+            assert done.returncode == 0, done.stdout
+            assert contents(tmp_path / name, tables[name]) == held[name]
+            assert contents(tmp_path / other, tables[other]) == held[other]
+        hits = daemons["one"].call("search", text="words", top=20, source=None, path=None)["hits"]
+        assert {Path(hit["path"]).parent.name for hit in hits} == {"docs-one"}
+
+
+def names(url: str, table: dict[str, Any]) -> set[str]:
+    import json
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}/{table['name']}/_alias", timeout=60) as answer:
+        return set(json.load(answer))
+
+
+def test_another_model_under_the_same_alias_is_refused(url: str, tmp_path: Path) -> None:
+    import msgspec
+
+    from ingestd.testing.sink_cases import FINGERPRINT
+    from ingestd_plugins.elasticsearch import ElasticsearchSink
+
+    table = options(url)
+    sink = ElasticsearchSink()
+    sink.open(tmp_path, FINGERPRINT, table, readonly=False)
+    sink.close()
+    changed = msgspec.structs.replace(FINGERPRINT, model="another")
+    for draft in (False, True):
+        with pytest.raises(IndexMismatchError, match="model was 'tiny', is 'another'"):
+            ElasticsearchSink().open(tmp_path, changed, {**table, "daemon": "two"}, readonly=False, draft=draft)
+
+
+def test_one_of_three_nodes_is_killed(tmp_path: Path) -> None:
+    try:
+        with nodes.cluster(tmp_path / "nodes", 3) as (first, *others):
+            one_is_killed(tmp_path, first, others)
+    except nodes.MissingToolError as error:
+        pytest.skip(str(error))
+
+
+def one_is_killed(tmp_path: Path, first: nodes.Node, others: list[nodes.Node]) -> None:
+    folder = filled(tmp_path / "docs", "words")
+    table = options("", hosts=[node.url for node in (first, *others)], replicas=1, timeout="20s")
+    state = tmp_path / "state"
+    config = configured(state, folder, table)
+    with running(config, state) as daemon:
+        eventually(lambda: daemon.status()["files"]["indexed"] == 8, "it is not indexed")
+        first.request("GET", "/_cluster/health?wait_for_status=green&timeout=60s")
+        first.kill()
+        for number in range(8, 16):
+            (folder / f"{number}.txt").write_text(f"more words {number}")
+        eventually(lambda: daemon.status()["files"]["indexed"] == 16, "it does not go on with two nodes")
+        assert daemon.starts == 1
+        hits = daemon.call("search", text="words", top=20, source=None, path=None)["hits"]
+        assert len(hits) == 16
+    left = {**table, "hosts": [node.url for node in others]}
+    documents, chunks = contents(state, left)
+    assert len(documents) == len(chunks) == 16
