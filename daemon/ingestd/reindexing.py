@@ -327,9 +327,10 @@ async def reindex(daemon: Daemon, config: Config) -> AsyncIterator[dict[str, Any
     await daemon.begin_reindexing(config)
     while True:
         task, under_way = daemon.building, daemon.reindexing
-        if task is None or under_way is None:
+        if task is None:
             break
-        yield under_way.progress
+        if under_way is not None:  # else it is being put in place
+            yield under_way.progress
         await asyncio.wait({task}, timeout=TICK)
         if task.done():
             task.result()

@@ -18,6 +18,7 @@ FORMAT = 1
 """Version of the mapping; an index of another one is rebuilt, not converted."""
 REBUILD = "ingestd reindex"
 FIRST = "ingestd ingest PATH"
+ANOTHER = "ingestd reindex, with another `name` under [index.elasticsearch] of all daemons"
 SAFETY_REFRESH = "60s"
 """The sink refreshes itself, after whole documents; this is for what it wrote just before it was killed."""
 
@@ -59,6 +60,9 @@ async def draft(server: Server, fingerprint: Fingerprint, note: Path) -> Index:
     """
     chosen = server.settings
     published, drafts = await _indexes(server)
+    for name, meta in published.items():  # readers of the alias could not compare its vectors with those of others
+        if meta.get("daemon") != chosen.own_name():
+            _check(name, meta, fingerprint, command=ANOTHER)
     if note.exists() and (name := note.read_text()) in {**published, **drafts}:
         return Index(chosen, name)
     for name in drafts:
@@ -113,15 +117,15 @@ async def _notes(server: Server, pattern: str) -> dict[str, dict[str, Any]]:
     return {name: mapping["mappings"].get("_meta") or {} for name, mapping in dict(answer).items()}
 
 
-def _check(name: str, meta: dict[str, Any], fingerprint: Fingerprint) -> None:
+def _check(name: str, meta: dict[str, Any], fingerprint: Fingerprint, command: str = REBUILD) -> None:
     if meta.get("ingestd") != FORMAT:
-        raise IndexMismatchError(f"the index {name} was not made by this version of ingestd", command=REBUILD)
+        raise IndexMismatchError(f"the index {name} was not made by this version of ingestd", command=command)
     try:
         made = msgspec.convert(meta.get("fingerprint"), Fingerprint)
     except msgspec.ValidationError:
-        raise IndexMismatchError(f"the index {name} has the format of another ingestd", command=REBUILD) from None
+        raise IndexMismatchError(f"the index {name} has the format of another ingestd", command=command) from None
     if changes := fingerprint.changes(made):
-        raise IndexMismatchError(f"the index {name} was made with other settings: {changes}", command=REBUILD)
+        raise IndexMismatchError(f"the index {name} was made with other settings: {changes}", command=command)
 
 
 async def _create(server: Server, index: Index, fingerprint: Fingerprint, *, aliases: list[str]) -> None:

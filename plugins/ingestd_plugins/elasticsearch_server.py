@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingestd.errors import ConfigError, IndexAwayError, IngestdError
@@ -81,7 +82,10 @@ class Server:
         chosen = self.settings
         options: dict[str, Any] = {"cloud_id": chosen.cloud_id} if chosen.cloud_id else {"hosts": chosen.urls()}
         if chosen.ca_file is not None:
-            options["ca_certs"] = chosen.ca_file
+            path = Path(chosen.ca_file).expanduser()
+            if not path.exists():
+                raise ConfigError(f"{TABLE} ca_file: there is no {path}")
+            options["ca_certs"] = str(path)
         if chosen.fingerprint is not None:
             options["ssl_assert_fingerprint"] = chosen.fingerprint.replace(":", "")
         try:
@@ -180,8 +184,8 @@ def words(error: Any) -> str:
 def cause(error: Exception) -> str:
     """The innermost words of a failed connection."""
     found: BaseException = error
-    for inner in getattr(error, "errors", ()):
-        found = inner
+    while inner := [each for each in getattr(found, "errors", ()) if isinstance(each, BaseException)]:
+        found = inner[-1]
     while found.__cause__ is not None:
         found = found.__cause__
     got, expected = getattr(found, "got", None), getattr(found, "expected", None)

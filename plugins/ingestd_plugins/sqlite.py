@@ -115,10 +115,8 @@ class SqliteSink:
             places = sqlite_search.places(connection, scores)
             best = sorted(scores, key=lambda id: (-scores[id], places[id]))[:top]
             hits = sqlite_search.hits(connection, best)
-        return [
-            msgspec.structs.replace(hits[id], score=scores[id], highlights=highlights(words, hits[id].text))
-            for id in best
-        ]
+        found = [msgspec.structs.replace(hits[id], score=scores[id]) for id in best]
+        return [msgspec.structs.replace(hit, highlights=highlights(words, hit.text)) for hit in found]
 
     @contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:
