@@ -336,6 +336,8 @@ async def reindex(daemon: Daemon, config: Config) -> AsyncIterator[dict[str, Any
             task.result()
             break
     files, chunks = await daemon.journal.read(journal.counts)
-    found = {state: sum(states[state] for states in files.values()) for state in ("indexed", "partial")}
+    # What changes meanwhile has its last version in the index.
+    held = ("indexed", "partial", "queued", "running")
+    found = {state: sum(states[state] for states in files.values()) for state in held}
     bad = {state: sum(states[state] for states in files.values()) for state in ("failed", "quarantined")}
     yield {"documents": sum(found.values()), "chunks": chunks, **bad, "model": daemon.config.encode.model}

@@ -30,6 +30,7 @@ NAMES = (
     "hanging",
     "store",
     "starting",
+    "elasticsearch",
 )
 
 
