@@ -73,7 +73,10 @@ def drop(box: Box, name: str, text: str) -> str:
 
 
 def indexed(box: Box, path: str) -> None:
-    box.until(f'ingestd why --json {path} | grep -q \'"state": *"indexed"\'', "ann")
+    try:
+        box.until(f'ingestd why --json {path} | grep -q \'"state": *"indexed"\'', "ann")
+    except AssertionError as error:
+        raise AssertionError(box.run("ingestd", "why", path, user="ann").stdout) from error
 
 
 def why(box: Box, path: str) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def test_every_process_of_the_unit_is_killed_in_turn(box: Box) -> None:
 
 
 def test_stop_under_load_is_within_the_limit_and_leaves_nothing(box: Box) -> None:
-    paths = [drop(box, f"slow-{number}.probe", "slow 8") for number in range(6)]
+    paths = [drop(box, f"slow-{number}.probe", f"slow {4 + number}") for number in range(6)]
     box.until("ingestd status --json | grep -q 'slow-'", "ann")
     group = box.show("ControlGroup")
     began = time.monotonic()
