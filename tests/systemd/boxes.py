@@ -95,6 +95,7 @@ def booted() -> Iterator[Box]:
     places = ["/opt/ingestd/daemon", "/opt/ingestd/plugins", "/opt/ingestd/hostile", "/opt/packages"]
     binds = {ROOT / "daemon": places[0], ROOT / "plugins": places[1], HERE / "probing": places[2],
              Path(sysconfig.get_path("purelib")): places[3]}  # fmt: skip
+    binds[ROOT / "packaging"] = "/opt/checkout/packaging"
     program = "/usr/bin/python3"
     if python != Path("/usr"):
         binds[python] = "/opt/python"
@@ -117,12 +118,12 @@ def booted() -> Iterator[Box]:
             f'#!/bin/sh\nexport LD_LIBRARY_PATH=/opt/python/lib\nPYTHONPATH={path} exec {program} -P -m ingestd "$@"\n',
         )
         (box.root / "usr/bin/ingestd").chmod(0o755)
-        units = ROOT / "packaging" / "systemd"
-        box.write("/etc/systemd/system/ingestd.service", (units / "ingestd.service").read_text())
-        box.write("/usr/lib/sysusers.d/ingestd.conf", (units / "ingestd.sysusers").read_text())
-        box.write("/usr/lib/tmpfiles.d/ingestd.conf", (units / "ingestd.tmpfiles").read_text())
-        box.sh("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/ingestd.conf")
-        box.sh("useradd -m ann && usermod -aG ingestd ann && useradd -m bob && systemctl daemon-reload")
+        box.sh("useradd -m ann && useradd -m bob")
+        # As the page tells it, word by word.
+        page = (ROOT / "docs" / "operations.md").read_text()
+        commands = page.split("```sh\n")[1].split("```")[0]
+        box.write("/tmp/install.sh", f"set -e\ncd /opt/checkout\nSUDO_USER=ann\n{commands}")
+        box.sh("sh /tmp/install.sh && systemctl daemon-reload")
         yield box
     finally:
         process.communicate(timeout=60)
