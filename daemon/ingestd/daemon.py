@@ -284,8 +284,7 @@ class Daemon(Stages):
             await self.reindexing.configure(config)
         if self.load_settings(0) != settings:
             self._renew_load()
-        self.load_pool.resize(self.load_workers)
-        self.dispatcher.turns[""].size = self.load_workers
+        await self.resize_load()
         self.dispatcher.wake()
         if self.watching_sources:
             await self.watching.follow(config.watch)

@@ -45,12 +45,9 @@ def reread(config: Config) -> Config:
 
 def unlike(old: Config, new: Config) -> list[str]:
     """The keys that differ and that only a new start brings into force."""
-    keys = [
+    return [
         f"[{table}] {key}"
         for table in ("state", "chunk", "encode", "index", "log")
         for key in getattr(old, table).__struct_fields__
         if getattr(getattr(old, table), key) != getattr(getattr(new, table), key)
     ]
-    pools = {name: (own.get("workers"), other.get("workers")) for name in old.load.loaders | new.load.loaders
-             for own, other in [(old.load.loaders.get(name, {}), new.load.loaders.get(name, {}))]}  # fmt: skip
-    return keys + [f"[load.{name}] workers" for name, (before, now) in pools.items() if before != now]

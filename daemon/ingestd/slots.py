@@ -89,6 +89,11 @@ class Pool:
                 self._slots[number] = asyncio.create_task(self._slot(number), name=f"{self.stage} {number}")
                 self._slots[number].add_done_callback(self._ended)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has slots."""
+        return bool(self._slots)
+
     def resize(self, size: int) -> None:
         """Have so many slots from now on. One too many ends with the job that its worker has in hand."""
         self.size = size

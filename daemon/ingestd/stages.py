@@ -82,13 +82,8 @@ class Stages:
         self.dispatcher.turns[""] = Turns(workers)
         self.load_pool = self._pool("load", workers, self.load_settings, self.dispatcher.serve, spare=True)
         self.load_pools = [self.load_pool]
-        for name, own in self.config.load.loaders.items():
-            if own.get("workers"):
-                self.dispatcher.own_pools.add(name)
-                self.dispatcher.turns[name] = Turns(own["workers"])
-                serve = functools.partial(self.dispatcher.serve, pool=name)
-                self.load_pools.append(self._pool("load", own["workers"], self.load_settings, serve, spare=True))
-        await self.journal.unroute(sorted(self.dispatcher.own_pools))
+        self._own_pools: dict[str, Pool] = {}
+        await self.resize_load()
         self.encode_pool = self._pool("encode", 1, self._encode_settings, self._serve_encoder)
         self.encoders.pool = self.encode_pool
         self.index_pool = self._pool("index", 1, self._index_settings, self.indexer.serve)
@@ -104,6 +99,35 @@ class Stages:
         files, _ = await self.journal.run(journals.counts)
         if self.watching_sources or any(states["queued"] for states in files.values()):
             self.dispatcher.wanted.set()
+
+    async def resize_load(self) -> None:
+        """As many load workers as the configuration wants, also those that are for one loader alone."""
+        self.load_pool.resize(self.load_workers)
+        self.dispatcher.turns[""].size = self.load_workers
+        wanted = {name: int(own.get("workers", 0)) for name, own in self.config.load.loaders.items()}
+        for name in [*wanted, *(self._own_pools.keys() - wanted.keys())]:
+            self._resize_own(name, wanted.get(name, 0))
+        await self.journal.unroute(sorted(self.dispatcher.own_pools))
+
+    def _resize_own(self, name: str, size: int) -> None:
+        """Load workers for the files of one loader; with none, the others take them."""
+        pool = self._own_pools.get(name)
+        if pool is None:
+            if not size:
+                return
+            serve = functools.partial(self.dispatcher.serve, pool=name)
+            pool = self._own_pools[name] = self._pool("load", size, self.load_settings, serve, spare=True)
+            self.dispatcher.turns[name] = Turns(size)
+            self.load_pools.append(pool)
+        pool.spare = bool(size)
+        pool.resize(size)
+        self.dispatcher.turns[name].size = size
+        if not size:
+            self.dispatcher.own_pools.discard(name)
+            return
+        self.dispatcher.own_pools.add(name)
+        if self.load_pool.is_open:
+            pool.open()
 
     async def _open_when(self, event: asyncio.Event, open_pool: Any) -> None:
         await event.wait()
