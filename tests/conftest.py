@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,11 @@ EXEMPT = "cannot be had:"
 
 LONGER = ("slow", "elasticsearch", "systemd", "ocr", "office")
 """Markers of suites that take minutes, or a program that a bare machine lacks: each runs by `pytest -m NAME`."""
+
+
+def pytest_configure() -> None:
+    """What is started in the background ignores Ctrl-C, and so would every process that a test interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

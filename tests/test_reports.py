@@ -153,7 +153,7 @@ def test_a_hit_has_the_promised_keys() -> None:
     told = reports.hit(found)
     assert list(told) == [
         "score", "path", "path_b64", "source", "page", "title", "text", "doc_id", "chunk_id", "ordinal", "metadata",
-        "member",
+        "member", "highlights",
     ]  # fmt: skip
 
 

@@ -487,6 +487,7 @@ class Daemon(Stages):
 
     async def _retry(self, paths: list[bytes] | None) -> int:
         retried = await self.journal.retry(await self.journal.read(lambda db: reports.retryable(db, paths)))
+        await self.widen()
         self.dispatcher.wanted.set()
         self.dispatcher.wake()
         return retried

@@ -245,9 +245,13 @@ def adopt(db: sqlite3.Connection, batch: int, source: str, below: Sequence[bytes
         where = "source = ? AND member != '' AND gone = 0 AND (? = x'' OR path = ? OR (path > ? AND path < ?))"
         values = (source, low, low, low + b"/", low + b"0")
         # Those that failed first: they are queued then.
-        for change, state in (("state = 'queued', retry_at = 0, ", "= 'failed'"), ("", "IN ('queued', 'running')")):
+        for index, change, state in (
+            ("waiting", "state = 'queued', retry_at = 0, ", "= 'failed'"),
+            ("moving", "", "IN ('queued', 'running')"),
+        ):
             found += db.execute(
-                f"UPDATE documents SET {change}batch = ? WHERE state {state} AND {where} AND batch IS NOT ?",
+                f"UPDATE documents INDEXED BY {index} SET {change}batch = ?"
+                f" WHERE state {state} AND {where} AND batch IS NOT ?",
                 (batch, *values, batch),
             ).rowcount
     return found

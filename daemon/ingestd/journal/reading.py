@@ -72,14 +72,19 @@ def _below(db: sqlite3.Connection, path: bytes, member: str | None) -> Iterator[
 
 
 def folders(db: sqlite3.Connection, source: str) -> set[bytes]:
-    """Where the files of a source lie, relative to it: folders that lie in no other of them; beyond `FOLDERS` one."""
+    """Where files of a source lie that are to be loaded, relative to it: none in another; beyond `FOLDERS` one."""
     found: set[bytes] = set()
-    for (path,) in db.execute("SELECT path FROM documents WHERE source = ? AND member = '' ORDER BY path", (source,)):
-        parts = os.path.dirname(path).split(b"/")
-        if not any(b"/".join(parts[:depth]) in found for depth in range(1, len(parts) + 1)):
-            found.add(b"/".join(parts))
-    outer = {path for path in found if not any(path.startswith(other + b"/") for other in found)}
+    for condition in ("state = 'queued' AND gone = 0 AND sealed = 0", "state = 'failed'"):  # each has an index
+        for (path,) in db.execute(f"SELECT path FROM documents WHERE {condition} AND +source = ?", (source,)):
+            found.add(os.path.dirname(path))
+    outer = {path for path in found if not any(above in found for above in _above(path))}
     return outer if len(outer) <= FOLDERS else {os.path.commonpath(list(outer))}
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    while path:
+        path = os.path.dirname(path)
+        yield path
 
 
 def at(db: sqlite3.Connection, source: str, path: bytes) -> Row | None:
