@@ -218,7 +218,8 @@ def test_an_ingest_is_seen_resized_and_interrupted(busy: Demo) -> None:
             before = len(seen.raw)
             seen.until(lambda text, before=before: b" of 606" in seen.raw[before:])  # type: ignore[misc]
         for line in ALLOWED.sub(b"", seen.raw[before:]).decode().split("\r\n"):
-            assert cell_len(line.strip("\r")) <= 120
+            if " warning dispatch: " not in line:  # what is logged stays whole, for the terminal to break
+                assert cell_len(line.strip("\r")) <= 120
         seen.interrupt()
         assert seen.finish() == 130
     harmless(seen.raw)
