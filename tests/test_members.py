@@ -80,6 +80,47 @@ def test_a_part_without_bytes_has_its_container_read_again(tmp_path: Path) -> No
     with_journal(tmp_path / "j", body)
 
 
+def test_an_attempt_that_came_to_nothing_leaves_no_part_for_another_version(tmp_path: Path) -> None:
+    """Its container was put back to what it was while the parts of another version of it were listed."""
+
+    async def body(journal: Journal) -> None:
+        outer = await container(journal, "o.zip", part("i.zip", b"1" * 16))
+        await done(journal, outer, "i.zip")
+        (inner,) = await journal.claim(9)
+        await identify(journal, inner, b"1" * 16)
+        await journal.list_parts(inner, [part("a", b"a" * 16)], 0)
+        await done(journal, inner, "i.zip!/a", digest=b"1" * 16)
+        await journal.list_parts(outer, [part("i.zip", b"2" * 16)], 0)
+        (inner,) = [row for row in await journal.claim(9) if row.member == "i.zip"]
+        await identify(journal, inner, b"2" * 16)
+        await journal.list_parts(outer, [part("i.zip", b"1" * 16)], 0)  # the file is as it was before
+        await journal.list_parts(inner, [part("a", b"b" * 16)], 0)
+        await journal.interrupted(inner, "killed", 0)
+        (inner,) = [row for row in await journal.claim(9) if row.member == "i.zip"]
+        assert (await identify(journal, inner, b"1" * 16)).action == "load"
+
+    with_journal(tmp_path / "j", body)
+
+
+def test_parts_are_not_copied_along_while_one_is_to_be_loaded(tmp_path: Path) -> None:
+    """What lies inside of it may be of another version."""
+
+    async def body(journal: Journal) -> None:
+        row = await container(journal, "a.zip", part("x"))
+        await done(journal, row, "x")
+        await journal.take("docs", [new("copy.zip", 8)])
+        (copy,) = [row for row in await journal.claim(9) if row.path == b"copy.zip"]
+        assert (await identify(journal, copy)).action == "load"
+        await journal.release(copy)
+        (part_row,) = [row for row in (await rows(journal)).values() if row.member == "x"]
+        await identify(journal, part_row, b"p" * 16)
+        await journal.indexed(part_row, b"p" * 16, "text 1", chunks=1, hashes=b"h" * 16)
+        (copy,) = await journal.claim(9)
+        assert (await identify(journal, copy)).action == "rekey"
+
+    with_journal(tmp_path / "j", body)
+
+
 def test_parts_go_with_their_container(tmp_path: Path) -> None:
     """One that is not there any more at once, and all of them when it is gone; deletions of parts are no one's loss."""
 

@@ -145,7 +145,7 @@ FAULTS = {
     "hang": ("import time; time.sleep(1000)", "hangs for 20 s"),
     "dies": ("import os; os._exit(7)", "exit code 7"),
     "crashes": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
-    "none": (HEAD + "return None", "register_{kind}s returned a NoneType, not a list of {kind}s"),
+    "one": (HEAD + "return 7", "register_{kind}s returned a int, not a list of {kind}s"),
     "text": (HEAD + "return 'loaders'", "register_{kind}s returned a str, not a list of {kind}s"),
     "number": (HEAD + "return [7]", "int has no attribute 'name'"),
     "endless": (HEAD + "import itertools; return (object for object in itertools.repeat(None))", "has no attribute"),

@@ -80,7 +80,19 @@ def unchanged(db: sqlite3.Connection, source: str, path: bytes, digest: bytes) -
     row = db.execute(
         "SELECT indexed_digest FROM documents WHERE source = ? AND path = ? AND member = ''", (source, path)
     ).fetchone()
-    return row is not None and row[0] == digest
+    return row is not None and row[0] == digest and not busy(db, source, path)
+
+
+def busy(db: sqlite3.Connection, source: str, path: bytes) -> bool:
+    """Whether parts of a file are still to be loaded: those inside of them may be of another version."""
+    return (
+        db.execute(
+            "SELECT 1 FROM documents WHERE source = ? AND path = ? AND member != '' AND gone = 0"
+            " AND state IN ('queued', 'running', 'failed') LIMIT 1",
+            (source, path),
+        ).fetchone()
+        is not None
+    )
 
 
 def waiting(db: sqlite3.Connection, row: Row) -> bool:
@@ -96,8 +108,9 @@ def waiting(db: sqlite3.Connection, row: Row) -> bool:
 def take(db: sqlite3.Connection, row: Row, parts: Sequence[Member], before: int) -> Listed:
     """Journal some of the parts that the container is found to have, after `before` others."""
     batch, fresh, digest = db.execute("SELECT batch, fresh, digest FROM documents WHERE id = ?", (row.id,)).fetchone()
-    # What the journal has of its parts is no longer those of the version that is indexed.
-    db.execute("UPDATE documents SET indexed_digest = NULL WHERE id = ? AND indexed_digest != ?", (row.id, digest))
+    # What the journal has of its parts is no longer those of the version that is indexed, whichever it is: the row may
+    # be a newer one's by now, and this attempt may come to nothing.
+    db.execute("UPDATE documents SET indexed_digest = NULL WHERE id = ?", (row.id,))
     around = {digest, *above(db, row)}
     wanted: set[str] = set()
     done: list[tuple[str, str, str]] = []
@@ -266,7 +279,9 @@ def copied(
     already, since they came along. "no": at another depth other limits hold.
     """
     if not row.member and not member:
-        return "along" if any_of(db, source, path, "") else "alone"
+        if not any_of(db, source, path, ""):
+            return "alone"
+        return "no" if busy(db, source, path) else "along"
     if partial:
         return "no"
 
