@@ -173,7 +173,8 @@ class Reindexing:
                         restless = 0.0
                 await builder.journal.meta("publish", "1")
             except BaseException:
-                await self.daemon.watching.follow(self.daemon.config.watch)
+                if self.daemon.watching_sources:  # it may have been hushed
+                    await self.daemon.watching.follow(self.daemon.config.watch)
                 raise
             finally:
                 self._builder = None
