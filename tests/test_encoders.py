@@ -77,6 +77,10 @@ class Device:
 
     async def call(self, frame: Any, descriptors: Sequence[int] = ()) -> tuple[Any, list[int]]:
         if isinstance(frame, EncodeQuery):
+            async with self.turns:  # between batches
+                await asyncio.sleep(0)
+            if self.died.done():
+                raise self.died.result()
             match self.fate(frame.text.encode()):
                 case "exit":
                     self.kill("exit", "exit code 5")
@@ -91,6 +95,7 @@ class Device:
     def kill(self, cause: Any, reason: str) -> None:
         if not self.died.done():
             death = WorkerDied(cause, reason)
+            self.state = "dead"
             self.died.set_result(death)
             for answer in self.answers:
                 if not answer.done():
@@ -343,6 +348,59 @@ def test_a_question_survives_a_kill_from_outside() -> None:
     once = ["outside"]
     outcomes, _ = ask(lambda texts: once.pop() if once else "", "where")
     assert outcomes == [b"where"]
+
+
+def test_a_question_is_not_blamed_for_a_document() -> None:
+    """Neither while the poison is in flight, nor for an encoder that is dead already and still in the pool."""
+
+    async def body() -> None:
+        encoders = Encoders()
+        pool = Devices(encoders, lambda texts: "exit" if b"X" in texts else "", 1)
+        document = asyncio.ensure_future(encode(encoders, b"abcXdefg", 8))
+        answers = []
+        while not document.done():
+            answers.append(await asyncio.wait_for(encoders.query("where"), 20))
+        with contextlib.suppress(PoisonError):
+            await document
+        assert pool.workers
+        answers.append(await asyncio.wait_for(encoders.query("where"), 20))
+        assert set(answers) == {b"where"}
+        for task in pool.tasks:
+            task.cancel()
+
+    asyncio.run(body())
+
+
+def test_a_dead_encoder_is_asked_nothing() -> None:
+    async def body() -> None:
+        encoders = Encoders()
+        pool = Devices(encoders, lambda texts: "exit" if b"X" in texts else "", 1)
+        lasting = asyncio.Event()
+        serve = encoders.serve
+
+        async def slow(worker: Worker) -> None:
+            """A worker stays in the pool until all that it started is gone."""
+            try:
+                await serve(worker)
+            except WorkerDied:
+                if pool.deaths == module.SUSPECT_AFTER:  # the first that had its document alone
+                    await lasting.wait()
+                raise
+
+        encoders.serve = slow  # type: ignore[method-assign]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(encode(encoders, b"X", 1), 0.2)
+        (corpse,) = pool.workers
+        assert corpse.died.done()
+        question = asyncio.ensure_future(encoders.query("where"))
+        await asyncio.sleep(0.2)
+        assert not question.done()
+        lasting.set()
+        assert await asyncio.wait_for(question, 20) == b"where"
+        for task in pool.tasks:
+            task.cancel()
+
+    asyncio.run(body())
 
 
 def test_the_rate_follows_what_devices_tell() -> None:

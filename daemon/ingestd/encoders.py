@@ -150,23 +150,30 @@ class Encoders:
     async def _between(
         self, frame: Callable[[int], Any], descriptors: Sequence[int], what: str
     ) -> tuple[Any, list[int]]:
-        """Ask the encoder that has the least to do, between its batches; another one, should it die."""
+        """Ask the encoder that has the least to do, between its batches; another one, should it die.
+
+        A death with documents in flight says as little about the question as a kill from outside.
+        """
         self.wanted.set()
-        deaths = 0
-        while deaths < POISON_KILLS:
+        deaths = shared = 0
+        while deaths < POISON_KILLS and shared < EXTERNAL_LIMIT:
             await self.pool.ready.wait()
             workers = [worker for worker in self.pool.workers if worker.state in ("idle", "running")]
             if not workers:
                 await asyncio.sleep(0.05)
                 continue
             worker = min(workers, key=lambda worker: self.busy.get(worker, 0.0))
+            company = bool(self._loads.get(worker))
             try:
                 return await asyncio.wait_for(worker.call(frame(next(self._numbers)), descriptors), 2 * SILENCE)
             except TimeoutError:
                 worker.kill("limit", f"no answer about {what} for {2 * SILENCE:.0f} s")
                 deaths += 1
             except WorkerDied as death:
-                deaths += death.cause not in ("external", "stopped")
+                if company or self._loads.get(worker):
+                    shared += 1
+                else:
+                    deaths += death.cause not in ("external", "stopped")
         raise IngestdError(f"{what} cannot be encoded: encoders die of it")
 
     def _put(self, job: Job, *, first: bool = False) -> None:
@@ -309,8 +316,9 @@ class Encoders:
         while True:
             await asyncio.wait({answer}, timeout=SILENCE / 4)
             if answer.done():
+                answered = answer.result()
                 worker.state = "idle"
-                return answer.result()
+                return answered
             await self._check_silence(worker, [job])
 
     async def _check_silence(self, worker: Worker, flight: Iterable[Job]) -> None:

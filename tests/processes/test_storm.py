@@ -180,8 +180,10 @@ class Stormy:
         for path in [*different, *troubles][:20]:
             if path in different:
                 lines.append(f"{path}: wanted %s, found %s" % different[path])
-            if "/" in path:
-                lines += [f"    {line}" for line in (*told(daemon, path), *self.storm.about(path))]
+            places = path.split("!/") if "/" in path else []
+            for number in range(len(places), 0, -1):  # a member's containers too, outwards
+                lines += [f"    {line}" for line in told(daemon, "!/".join(places[:number]))]
+            lines += [f"    {line}" for line in self.storm.about(places[0])] if places else []
         return "\n".join([*lines, daemon.tail()])
 
 
