@@ -39,6 +39,8 @@ def serve(channel, start):
         case "exit":
             print("last words", flush=True)
             os._exit(4)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             print("still trying", flush=True)
             time.sleep(1000)
@@ -365,6 +367,33 @@ def test_a_stage_that_cannot_start_says_so_and_goes_on_trying(tmp_path: Path) ->
         broken = False
         await asyncio.wait_for(pool.ready.wait(), 30)
         assert pool.trouble is None
+
+    with_team(tmp_path, body)
+
+
+def test_kills_from_outside_do_not_break_a_stage_at_once(tmp_path: Path) -> None:
+    async def body(team: Team) -> None:
+        starts: list[int] = []
+
+        def settings(number: int) -> dict[str, Any]:
+            starts.append(number)
+            return {"do": "die" if len(starts) <= slots.START_ATTEMPTS + 1 else ""}
+
+        pool = team.pool(1, settings, until_dead)
+        await asyncio.wait_for(pool.ready.wait(), 60)
+        assert not pool.failed.done()
+        assert pool.trouble is None
+
+    with_team(tmp_path, body)
+
+
+def test_kills_from_outside_that_do_not_end_break_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "OUTSIDE_ATTEMPTS", 4)
+
+    async def body(team: Team) -> None:
+        pool = team.pool(1, lambda _: {"do": "die"}, until_dead)
+        error = await asyncio.wait_for(pool.failed, 60)
+        assert "cannot start: killed from outside by SIGKILL" in error.message
 
     with_team(tmp_path, body)
 

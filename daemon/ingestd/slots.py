@@ -23,6 +23,8 @@ log = logging.getLogger("ingestd.supervisor")
 ABANDONED_LIMIT = 8
 START_ATTEMPTS = 3
 """Failed starts in a row after which a stage counts as broken; it goes on trying, slowly."""
+OUTSIDE_ATTEMPTS = 10
+"""The same where the last one was killed from outside."""
 _serials = itertools.count(1)
 
 
@@ -139,7 +141,8 @@ class Pool:
                 failures += 1
                 self.trouble = error.message
                 log.log(logging.WARNING if failures <= START_ATTEMPTS else logging.DEBUG, "%s", error.message)
-                if (error.fatal or (failures >= START_ATTEMPTS and not error.passing)) and not self.failed.done():
+                broken = failures >= (OUTSIDE_ATTEMPTS if error.outside else START_ATTEMPTS) and not error.passing
+                if (error.fatal or broken) and not self.failed.done():
                     self.failed.set_result(error)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, 5.0 if error.away else 30.0)

@@ -69,14 +69,16 @@ class WorkerDied(Exception):
 class StartError(IngestdError):
     """A worker died, or gave up, before it was ready.
 
-    `fatal`: trying again would not help. `passing`: it will. `away`: it will once a server answers again.
+    `fatal`: trying again would not help. `passing`: it will. `away`: it will once a server answers again. `outside`:
+    somebody killed it, which says little about the next one.
     """
 
     def __init__(
-        self, message: str, *, fatal: bool = False, passing: bool = False, away: bool = False,
+        self, message: str, *, fatal: bool = False, passing: bool = False, away: bool = False, outside: bool = False,
         command: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message, command=command)
+        self.outside = outside
         self.fatal = fatal
         self.passing = passing
         self.away = away
@@ -148,7 +150,9 @@ class Worker:
             self.info = frame.info
             self.state = "idle"
             return
+        outside = False
         if self.died.done():
+            outside = self.died.result().cause == "external"
             reason = self._words.reason if self._words else f"{self.died.result().reason}{self._last_line()}"
         else:
             reason = f"was not ready within {timeout:.0f} s{self._last_line()}"
@@ -159,6 +163,7 @@ class Worker:
             f"the {self.stage} worker cannot start: {reason}",
             fatal=bool(self._words and self._words.fatal),
             away=bool(self._words and self._words.away),
+            outside=outside,
             command=self._words.command if self._words else None,
         )
 
