@@ -121,6 +121,36 @@ def test_parts_are_not_copied_along_while_one_is_to_be_loaded(tmp_path: Path) ->
     with_journal(tmp_path / "j", body)
 
 
+def test_what_lies_in_a_part_that_leaves_is_not_copied_along(tmp_path: Path) -> None:
+    """It leaves the index once the part itself has gone: a copy would have it for ever."""
+
+    async def body(journal: Journal) -> None:
+        outer = await container(journal, "o.zip", part("i.zip", b"1" * 16), part("x"))
+        await done(journal, outer, "i.zip", "x")
+        for row in await journal.claim(9):
+            await identify(journal, row, b"1" * 16 if row.member == "i.zip" else b"p" * 16)
+            inside = ["i.zip!/a"] if row.member == "i.zip" else []
+            await journal.list_parts(row, [part("a", b"a" * 16)][: len(inside)], 0)
+            await done(journal, row, *inside, digest=b"1" * 16 if row.member == "i.zip" else b"p" * 16)
+        (a,) = await journal.claim(9)
+        await identify(journal, a, b"a" * 16)
+        await done(journal, a, digest=b"a" * 16)
+
+        await journal.take("docs", [new("o.zip", 8)])  # a version without i.zip
+        (outer,) = await journal.claim(9)
+        await identify(journal, outer, b"2" * 16)
+        await journal.list_parts(outer, [part("x")], 0)
+        await done(journal, outer, "x", digest=b"2" * 16)
+        await journal.take("docs", [new("copy.zip", 7)])
+        (copy,) = await journal.claim(9)
+        verdict = await identify(journal, copy, b"2" * 16)
+        assert verdict.action == "rekey"
+        await journal.indexed(copy, b"2" * 16, "text 1", chunks=1, hashes=None, copied=verdict.place)
+        assert sorted(name for name in await rows(journal) if name.startswith("copy")) == ["copy.zip", "copy.zip x"]
+
+    with_journal(tmp_path / "j", body)
+
+
 def test_parts_go_with_their_container(tmp_path: Path) -> None:
     """One that is not there any more at once, and all of them when it is gone; deletions of parts are no one's loss."""
 

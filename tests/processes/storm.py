@@ -267,6 +267,8 @@ class Storm:
             raise NothingToDoError
         path = self.dice.choice(archives)
         members: dict[str, str | bytes] = {**contained(path.read_bytes())}
+        if not members:
+            raise NothingToDoError
         name = self.dice.choice(sorted(members))
         match self.dice.randrange(3):
             case 0:

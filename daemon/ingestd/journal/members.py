@@ -301,11 +301,17 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
         "SELECT member, parent, size, digest, media_type, loader, loader_version,"
         " iif(digest IS NULL OR state = 'skipped', state, 'queued'),"
         " iif(digest IS NULL OR state = 'skipped', reason, NULL)"
-        " FROM documents WHERE source = ? AND path = ? AND member != '' AND gone = 0",
+        " FROM documents WHERE source = ? AND path = ? AND member != '' AND gone = 0 ORDER BY member",
         (source, path),
     ).fetchall()
+    there = {""}
+    parts = []
+    for values in found:  # a container before what lies in it
+        if values[1] in there:  # what lies in a part that is about to leave goes once that has gone
+            there.add(values[0])
+            parts.append(values)
     (batch,) = db.execute("SELECT batch FROM documents WHERE id = ?", (row.id,)).fetchone()
-    for values in found:
+    for values in parts:
         db.execute(
             "INSERT INTO documents(source, path, mtime_ns, batch, member, parent, size, digest, media_type, loader,"
             " loader_version, state, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -317,14 +323,13 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
             " state = CASE state WHEN 'running' THEN 'running' ELSE excluded.state END",
             (row.source, row.path, row.mtime_ns, batch, *values),
         )
-    names = {values[0] for values in found}
     for id, member in db.execute(
         "SELECT id, member FROM documents WHERE source = ? AND path = ? AND member != '' AND gone = 0",
         (row.source, row.path),
     ).fetchall():
-        if member not in names:
+        if member not in there:
             _leave(db, id, now)
-    return len(found)
+    return len(parts)
 
 
 def _key(row: Row) -> tuple[str, bytes, str]:
