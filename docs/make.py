@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Make docs/reference.md from the docstrings of all public names, and docs/commands.md from the help of all commands.
+"""Make docs/reference.md from the docstrings of all public names, docs/commands.md from the help of all commands, and
+the table in docs/formats.md from what the bundled loaders say of themselves.
 
     python3 docs/make.py
 
@@ -18,6 +19,7 @@ import griffe
 
 import ingestd.cli
 from ingestd.cli.group import cli
+from ingestd.plugins import discover
 
 DOCS = Path(__file__).resolve().parent
 MODULES = ("ingestd", "ingestd.types", "ingestd.hookspecs", "ingestd.errors", "ingestd.testing")
@@ -26,11 +28,13 @@ WIDTH = 100
 """Characters of a signature on one line."""
 OMITTED = {"hookspec", "pytest_generate_tests"}
 """Public for pluggy and pytest."""
+TABLE = re.compile(r"(?<=<!-- begin: made by docs/make.py -->\n).*(?=<!-- end -->)", re.S)
+"""What of docs/formats.md is made."""
 
 
 def pages() -> dict[str, str]:
     """The text of each page, by its file's name."""
-    return {"reference.md": reference(), "commands.md": commands()}
+    return {"reference.md": reference(), "commands.md": commands(), "formats.md": formats()}
 
 
 # --- from Python ----------------------------------------------------------------------------------------------
@@ -121,6 +125,21 @@ def promise(name: str, test: griffe.Object | griffe.Alias) -> str:
 
 def doc(target: griffe.Object | griffe.Alias) -> str:
     return inspect.cleandoc(target.docstring.value) if target.docstring else ""
+
+
+# --- formats --------------------------------------------------------------------------------------------------
+
+
+def formats() -> str:
+    """The page, with what loaders say now: `suffixes`, `media_types`, `extracts` and `omits`."""
+    rows = [("Loader", "Suffixes", "Media types", "What is taken", "What is left out"), ("---",) * 5]
+    for _, loader in sorted(discover("loaders").loaders.items()):
+        if not type(loader).__module__.startswith("ingestd_plugins."):
+            continue
+        lists = (f"`{' '.join(values)}`" for values in (loader.suffixes, loader.media_types))
+        rows.append((f"`{loader.name}`", *lists, getattr(loader, "extracts", ""), getattr(loader, "omits", "")))
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return TABLE.sub(lambda _: table, (DOCS / "formats.md").read_text(encoding="utf-8"))
 
 
 # --- commands -------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -46,12 +45,12 @@ def told(found: list[Element]) -> str:
     return "\n".join(element.text for element in found)
 
 
-@pytest.mark.parametrize("language", formats.SENTENCES)
+@pytest.mark.parametrize("language", formats.WORDS)
 @pytest.mark.parametrize("suffix", formats.WRITERS)
 def test_a_known_sentence_is_found(suffix: str, language: str, load: Load, capfd: pytest.CaptureFixture[str]) -> None:
-    file, found = load(f"notes{suffix}", formats.WRITERS[suffix](language))
-    assert formats.SENTENCES[language] in told(found)
-    assert formats.TITLES[language] in (file.title, *(element.text for element in found)) or suffix in (
+    file, found = load(f"notes{suffix}", formats.WRITERS[suffix](formats.WORDS[language]))
+    assert formats.WORDS[language].sentence in told(found)
+    assert formats.WORDS[language].title in (file.title, *(element.text for element in found)) or suffix in (
         ".srt",
         ".vtt",
         ".xml",
@@ -60,30 +59,21 @@ def test_a_known_sentence_is_found(suffix: str, language: str, load: Load, capfd
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_table_in_the_docs_lists_the_suffixes_that_loaders_take() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
-    listed = {
-        name: set(re.findall(r"\.[a-z0-9_.]+", suffixes))
-        for name, suffixes in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page.partition("\n## ")[0], re.M)
-    }
-    taken = {item.name: set(item.suffixes) for item in LOADERS.values()}
-    assert listed.keys() == taken.keys()
-    assert listed.pop("text") <= taken.pop("text"), "of source code only some are listed"
-    assert listed == taken
-
-
 # --- workbooks ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".xls", ".ods"])
 def test_rows_stand_under_their_column_names_and_sheets_are_pages(suffix: str, load: Load) -> None:
-    _, found = load(f"a{suffix}", formats.WRITERS[suffix]("english"))
+    _, found = load(f"a{suffix}", formats.WRITERS[suffix](formats.WORDS["english"]))
     rows = told([element for element in found if element.kind == "table" and element.page == 1])
     assert f"task: {formats.ENGLISH}; hours: {3 if suffix == '.xls' else 7}" in rows
     if suffix == ".xls":
         assert "since: 2024-03-02" in rows
     assert [(element.text, element.page) for element in found][-1] == ("A remark on the second sheet", 2)
-    assert [element.text for element in found if element.kind == "heading"] == [formats.TITLES["english"], "remarks"]
+    assert [element.text for element in found if element.kind == "heading"] == [
+        formats.WORDS["english"].title,
+        "remarks",
+    ]
 
 
 def test_rows_of_a_spreadsheet_are_forgotten_when_they_were_read(load: Load) -> None:
@@ -130,9 +120,9 @@ def test_a_cell_that_is_repeated_without_end_is_cut(load: Load) -> None:
 
 
 def test_an_open_document_text_in_order(load: Load) -> None:
-    _, found = load("a.odt", formats.odt("english"))
+    _, found = load("a.odt", formats.odt(formats.WORDS["english"]))
     assert [(element.kind, element.text) for element in found] == [
-        ("heading", formats.TITLES["english"]),
+        ("heading", formats.WORDS["english"].title),
         ("text", f"{formats.ENGLISH} Then it rains."),
         ("footnote", "Since 1887."),
         ("list", "- brushes"),
@@ -143,7 +133,7 @@ def test_an_open_document_text_in_order(load: Load) -> None:
 
 
 def test_slides_are_pages_with_their_title_first_and_notes_apart(load: Load) -> None:
-    _, found = load("a.odp", formats.odp("english"))
+    _, found = load("a.odp", formats.odp(formats.WORDS["english"]))
     assert [(element.kind, element.page) for element in found] == [
         (kind, page) for page in (1, 2) for kind in ("heading", "text", "note")
     ]
@@ -152,7 +142,7 @@ def test_slides_are_pages_with_their_title_first_and_notes_apart(load: Load) -> 
 @pytest.mark.parametrize("name", ["a.odt", "a.ods", "a.odp"])
 @pytest.mark.parametrize("way", ["each member", "the whole"])
 def test_an_encrypted_open_document_is_named_as_such(name: str, way: str, load: Load) -> None:
-    good = formats.WRITERS[name[1:]]("english")
+    good = formats.WRITERS[name[1:]](formats.WORDS["english"])
     with zipfile.ZipFile(io.BytesIO(good)) as archive:
         members = {member: archive.read(member) for member in archive.namelist()}
     if way == "the whole":
@@ -179,15 +169,15 @@ def test_damage_in_the_middle_costs_what_follows(load: Load) -> None:
 
 
 def test_chapters_in_the_order_of_the_book(load: Load) -> None:
-    file, found = load("a.epub", formats.epub("english"))
+    file, found = load("a.epub", formats.epub(formats.WORDS["english"]))
     assert [(element.text, element.page) for element in found] == [
         ("The first chapter", 1), ("It begins.", 1), ("The second chapter", 2), (formats.ENGLISH, 2),
     ]  # fmt: skip
-    assert (file.title, file.metadata["author"]) == (formats.TITLES["english"], "Ida Lamp")
+    assert (file.title, file.metadata["author"]) == (formats.WORDS["english"].title, "Ida Lamp")
 
 
 def test_a_protected_book_is_named_as_such_and_one_with_obfuscated_fonts_is_read(load: Load) -> None:
-    with zipfile.ZipFile(io.BytesIO(formats.epub("english"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(formats.epub(formats.WORDS["english"]))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
 
     def protected(algorithm: str) -> bytes:
@@ -204,7 +194,7 @@ def test_a_protected_book_is_named_as_such_and_one_with_obfuscated_fonts_is_read
 
 
 def test_a_lost_chapter_costs_that_chapter(load: Load) -> None:
-    with zipfile.ZipFile(io.BytesIO(formats.epub("english"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(formats.epub(formats.WORDS["english"]))) as archive:
         members = {name: archive.read(name) for name in archive.namelist() if name != "OPS/text/b.xhtml"}
     file, found = load("a.epub", corpus.zipped(members))
     assert formats.ENGLISH in told(found)
@@ -221,7 +211,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(name: str, load: Load) -> None:
 
 
 def test_rich_text_in_fonts_of_other_encodings_links_and_tables(load: Load) -> None:
-    file, found = load("a.rtf", formats.rtf("chinese"))
+    file, found = load("a.rtf", formats.rtf(formats.WORDS["chinese"]))
     assert [element.text for element in found][-3:] == [
         "the society of keepers", "灯塔", "name | height | year\nNorth Point | 31 m | 1887",
     ]  # fmt: skip
@@ -236,7 +226,7 @@ def test_a_long_line_of_links_in_rich_text_takes_no_longer_than_other_text(load:
 
 
 def test_cues_are_joined_and_keep_their_times(load: Load) -> None:
-    _, found = load("a.vtt", formats.vtt("english"))
+    _, found = load("a.vtt", formats.vtt(formats.WORDS["english"]))
     assert [(element.text, dict(element.metadata)) for element in found] == [
         (f"Ida: {formats.ENGLISH} & so on", {"start": 1.0, "end": 5.0}),
         ("Much later.", {"start": 3605.0, "end": 3606.0}),
@@ -246,9 +236,9 @@ def test_cues_are_joined_and_keep_their_times(load: Load) -> None:
 
 
 def test_xml_says_what_its_values_are_called(load: Load) -> None:
-    _, found = load("a.xml", formats.xml("english"))
+    _, found = load("a.xml", formats.xml(formats.WORDS["english"]))
     assert told(found).split("\n") == [
-        f"title: {formats.TITLES['english']}", "entry: day: 2024-03-01", "who: Ida", "hours: 7",
+        f"title: {formats.WORDS['english'].title}", "entry: day: 2024-03-01", "who: Ida", "hours: 7",
         f"text: {formats.ENGLISH}",
     ]  # fmt: skip
 
@@ -273,9 +263,9 @@ def test_entities_are_not_expanded_and_no_file_is_read(load: Load, tmp_path: Pat
 
 
 def test_of_a_notebook_prose_code_and_text_that_was_put_out(load: Load) -> None:
-    _, found = load("a.ipynb", formats.ipynb("english"))
+    _, found = load("a.ipynb", formats.ipynb(formats.WORDS["english"]))
     assert [(element.kind, element.text) for element in found] == [
-        ("heading", formats.TITLES["english"]), ("text", formats.ENGLISH), ("code", "print(height * 2)"),
+        ("heading", formats.WORDS["english"].title), ("text", formats.ENGLISH), ("code", "print(height * 2)"),
         ("code", "62 metres"), ("code", "NameError: name 'tide' is not defined"),
     ]  # fmt: skip
     for wrong in ("[]", json.dumps({"a": 1}), "[" * 100_000):

@@ -15,9 +15,9 @@ import pytest
 
 from ingestd.errors import IngestdError
 from ingestd.library import Library
+from ingestd.plugins import discover
 from ingestd.testing import variants
-from tests import corpus, formats
-from tests.corpus_texts import Topic
+from tests import corpus, formats, specimens
 
 pytestmark = [
     pytest.mark.office,
@@ -25,27 +25,39 @@ pytestmark = [
 ]
 PATIENT = {"deadline": "200s", "idle_deadline": "200s"}
 WRITTEN = {
-    ".docx": (".doc", ".dot", ".rtf", ".odt", ".ott", ".fodt", ".epub"),
-    ".pptx": (".ppt", ".pps", ".pot", ".odp", ".otp", ".fodp"),
-    ".xlsx": (".xls", ".xlt", ".ods", ".ots", ".fods"),
+    ".docx": (".doc", ".dot", ".rtf", ".odt", ".ott", ".fodt", ".epub", ".docx", ".docm", ".dotx", ".html", ".pdf"),
+    ".pptx": (".ppt", ".pps", ".pot", ".odp", ".otp", ".fodp", ".pptx", ".pptm", ".ppsx", ".potx"),
+    ".xlsx": (".xls", ".xlt", ".ods", ".ots", ".fods", ".xlsx", ".xlsm", ".xltx", ".csv"),
 }
 FILTERS = {
     ".dot": "doc:MS Word 97 Vorlage", ".pps": "ppt:MS PowerPoint 97", ".pot": "pot:MS PowerPoint 97 Vorlage",
-    ".xlt": "xlt:MS Excel 97 Vorlage/Template",
+    ".xlt": "xlt:MS Excel 97 Vorlage/Template", ".docm": "docm:MS Word 2007 XML VBA",
+    ".dotx": "dotx:MS Word 2007 XML Template", ".pptm": "pptm:Impress MS PowerPoint 2007 XML VBA",
+    ".ppsx": "ppsx:Impress MS PowerPoint 2007 XML AutoPlay", ".potx": "potx:Impress MS PowerPoint 2007 XML Template",
+    ".xlsm": "xlsm:Calc MS Excel 2007 VBA XML", ".xltx": "xltx:Calc MS Excel 2007 XML Template",
+    ".csv": "csv:Text - txt - csv (StarCalc):44,34,76",
 }  # fmt: skip
+LEGACY = discover("loaders").loaders["legacy"]
+
+
+def converted(directory: Path, kind: str, *sources: Path) -> list[Path]:
+    """What LibreOffice makes of documents, in one run."""
+    profile = f"-env:UserInstallation={(directory / 'profile').as_uri()}"
+    target = FILTERS.get(kind, kind[1:])
+    out = directory / f"out{kind}"
+    subprocess.run(
+        ["soffice", profile, "--headless", "--convert-to", target, "--outdir", str(out), *map(str, sources)],
+        check=True, capture_output=True, timeout=200, env={**os.environ, "HOME": str(directory)},
+    )  # fmt: skip
+    return [out / f"{source.stem}.{target.partition(':')[0]}" for source in sources]
 
 
 def written(directory: Path, name: str, data: bytes, kind: str) -> bytes:
     """What LibreOffice makes of a document."""
     source = directory / name
     source.write_bytes(data)
-    profile = f"-env:UserInstallation={(directory / 'profile').as_uri()}"
-    target = FILTERS.get(kind, kind[1:])
-    subprocess.run(
-        ["soffice", profile, "--headless", "--convert-to", target, "--outdir", str(directory / "out"), str(source)],
-        check=True, capture_output=True, timeout=120, env={**os.environ, "HOME": str(directory)},
-    )  # fmt: skip
-    return (directory / "out" / f"{source.stem}.{target.partition(':')[0]}").read_bytes()
+    (made,) = converted(directory, kind, source)
+    return made.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +70,34 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
         yield library
 
 
-@pytest.mark.parametrize("language", formats.SENTENCES)
 @pytest.mark.parametrize("source", WRITTEN)
-def test_a_known_sentence_is_found_in_what_libreoffice_wrote(
-    source: str, language: str, library: Library, tmp_path: Path
-) -> None:
-    sentence = formats.SENTENCES[language]
-    paragraphs = (f"a|{sentence}|c",) if source == ".xlsx" else (sentence, "More.")
-    data = corpus.document(Topic(f"a{source}", formats.TITLES[language], paragraphs, "", ""))
-    for kind in WRITTEN[source]:
-        if language == "chinese" and kind not in (".doc", ".ppt", ".xls", ".rtf", ".odt"):
+def test_what_libreoffice_wrote_is_found(source: str, library: Library, tmp_path: Path) -> None:
+    """A document in English and one in Chinese of each kind, by its own sentence."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    expected = {}
+    for number, kind in enumerate(kind for kinds in WRITTEN.values() for kind in kinds):
+        if kind not in WRITTEN[source]:
             continue
-        path = tmp_path / f"{language}{kind}"
-        path.write_bytes(written(tmp_path, f"a{source}", data, kind))
-        loaded = library.load(path)
-        assert sentence in "\n".join(chunk.text for chunk in loaded.chunks), kind
+        sources = []
+        for language in ("english", "chinese"):
+            if (kind, language) == (".pdf", "chinese"):  # that takes a font
+                continue
+            words = specimens.words(number, language)
+            sources.append(tmp_path / f"{language}{source}")
+            sources[-1].write_bytes(specimens.WRITERS[source](words))
+            expected[str(folder / f"{language}{kind}")] = words.sentence
+        for made in converted(tmp_path, kind, *sources):
+            made.rename(folder / f"{made.stem}{kind}")
+    results = list(library.ingest(folder))
+    assert [result for result in results if result.state != "indexed"] == []
+    for path, sentence in expected.items():
+        hits = library.search(sentence, top=3)
+        assert [hit for hit in hits if hit.path == path and sentence in hit.text], (path, sentence, hits)
+
+
+def test_each_suffix_that_takes_libreoffice_is_among_them() -> None:
+    assert set(LEGACY.suffixes) <= {kind for kinds in WRITTEN.values() for kind in kinds}
 
 
 class Listener:

@@ -11,6 +11,7 @@ import griffe
 import pytest
 
 from ingestd.cli.group import cli
+from ingestd.plugins import discover
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -28,7 +29,7 @@ def made(maker: dict[str, Any]) -> dict[str, str]:
     return pages
 
 
-@pytest.mark.parametrize("page", ["reference.md", "commands.md"])
+@pytest.mark.parametrize("page", ["reference.md", "commands.md", "formats.md"])
 def test_a_page_says_what_the_code_says(made: dict[str, str], page: str) -> None:
     is_now = (DOCS / page).read_text(encoding="utf-8")
     assert is_now == made[page], f"docs/{page} is out of date; type: python3 docs/make.py"
@@ -61,8 +62,17 @@ def test_every_command_and_option_is_there_with_an_example(made: dict[str, str])
             assert f"{option}" in section + made["commands.md"].split("\n## ")[0], f"{name} {option}"
 
 
+def test_every_bundled_loader_says_what_it_takes_and_what_it_leaves_out(made: dict[str, str]) -> None:
+    rows = [line.strip("| ").split(" | ") for line in made["formats.md"].splitlines() if line.startswith("| `")]
+    table = {row[0].strip("`"): row for row in rows if len(row) == 5}
+    bundled = {item.name for item in discover("loaders").items if item.distribution.startswith("ingestd ")}
+    assert table.keys() == bundled
+    for name, row in table.items():
+        assert all(cell.strip("`") for cell in row), f"{name}: give it suffixes, media_types, extracts and omits"
+
+
 def test_links_within_the_pages_lead_to_headings(made: dict[str, str], maker: dict[str, Any]) -> None:
-    for page, text in made.items():
+    for page, text in ((page, made[page]) for page in ("reference.md", "commands.md")):
         headings = [line.lstrip("# ") for line in text.splitlines() if line.startswith(("## ", "### "))]
         anchors = [maker["anchor"](heading) for heading in headings]
         assert len(set(anchors)) == len(anchors), page

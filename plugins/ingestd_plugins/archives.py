@@ -31,6 +31,8 @@ class ZipLoader:
     version = "1"
     suffixes: Sequence[str] = (".zip",)
     media_types: Sequence[str] = ("application/zip",)
+    extracts = "Each member as a document of its own, see below; the archive's comment"
+    omits = "Directories, encrypted members"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         try:

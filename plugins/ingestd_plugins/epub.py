@@ -34,6 +34,11 @@ class EpubLoader:
     version = "1"
     suffixes: Sequence[str] = (".epub",)
     media_types: Sequence[str] = ("application/epub+zip",)
+    extracts = (
+        "The chapters in reading order, each as `html` reads a page; title, author, language, publisher, subject, "
+        "description"
+    )
+    omits = "Pictures, sounds, the table of contents"
 
     def load(self, file: File) -> Iterator[Element]:
         """Chapters as the book orders them; `page` is the chapter's number in that order. Pictures are left out."""

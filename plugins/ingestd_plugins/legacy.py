@@ -32,6 +32,12 @@ class LegacyLoader:
     media_types: Sequence[str] = ("application/msword", "application/vnd.ms-powerpoint")
     programs: Sequence[str] = ("soffice",)
     install = f"LibreOffice: {_INSTALL}"
+    extracts = (
+        "What LibreOffice makes of them, as `word` and `slides` read it. Needs LibreOffice (`apt-get install "
+        "--no-install-recommends libreoffice-writer-nogui libreoffice-impress-nogui`), which runs inside the "
+        "sandbox and fetches nothing"
+    )
+    omits = "Macros are not run; Word files from before Word 97 may be refused"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         """As the loaders of `.docx` and `.pptx` do."""

@@ -35,6 +35,11 @@ class MailLoader:
     version = "1"
     suffixes: Sequence[str] = (".eml",)
     media_types: Sequence[str] = ("message/rfc822",)
+    extracts = (
+        "Subject, and the plain text, else the HTML; `from`, `to`, `cc`, `date` (ISO 8601) and `subject` as "
+        "metadata. What is attached, forwarded mails too, as documents of their own"
+    )
+    omits = "The same text in another form; other headers; encryption and signatures; remote pictures are not fetched"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         try:
@@ -66,6 +71,8 @@ class MailboxLoader:
     version = "1"
     suffixes: Sequence[str] = (".mbox",)
     media_types: Sequence[str] = ("application/mbox",)
+    extracts = "Each message as a mail of its own, `archive.mbox!/17.eml`"
+    omits = "What is not a message"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         with file.path.open("rb") as stream:

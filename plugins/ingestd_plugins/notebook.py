@@ -24,6 +24,8 @@ class NotebookLoader:
     version = "1"
     suffixes: Sequence[str] = (".ipynb",)
     media_types: Sequence[str] = ("application/x-ipynb+json",)
+    extracts = "Prose as Markdown, code, and the text that it put out (20,000 characters a cell); the language"
+    omits = "Pictures, HTML and widgets among the output"
 
     def load(self, file: File) -> Iterator[Element]:
         """Cells in order; `page` is the cell's number. Pictures, HTML and widgets among the outputs are left out."""

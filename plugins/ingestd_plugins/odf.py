@@ -39,6 +39,14 @@ class OdfLoader:
         f"{_MEDIA}graphics", f"{_MEDIA}graphics-template", f"{_MEDIA}text-flat-xml",
         f"{_MEDIA}spreadsheet-flat-xml", f"{_MEDIA}presentation-flat-xml", f"{_MEDIA}graphics-flat-xml",
     )  # fmt: skip
+    extracts = (
+        "Texts: headings with their level, paragraphs, lists, tables, text boxes, footnotes and comments behind "
+        "their paragraph, headers and footers once; workbooks as `sheets`; presentations as `slides`; properties"
+    )
+    omits = (
+        "Deleted text, tables of contents, charts, pictures, formulas as such, macros; a row or cell that is "
+        "repeated is taken once, or up to 200 times"
+    )
 
     def load(self, file: File) -> Iterator[Element]:
         """Paragraphs, headings, lists, tables and notes in order; `page` is the sheet, slide or drawing."""

@@ -22,6 +22,8 @@ class OutlookLoader:
     version = "1"
     suffixes: Sequence[str] = (".msg",)
     media_types: Sequence[str] = ("application/vnd.ms-outlook",)
+    extracts = "As `mail`"
+    omits = "An Outlook item inside the mail is named, not read"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         import oxmsg

@@ -31,6 +31,12 @@ class PdfLoader:
     version = "1"
     suffixes: Sequence[str] = (".pdf",)
     media_types: Sequence[str] = ("application/pdf",)
+    extracts = (
+        "The text layer page by page, columns one after the other, words joined that a hyphen splits; headings by "
+        "outline and size of letters; running titles once; readers' notes; title, author, subject and keywords; "
+        "embedded files as documents of their own"
+    )
+    omits = "Page numbers; the text in pictures; forms, scripts, sounds"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         """One element for each paragraph; headings by the outline and by the size of the letters.

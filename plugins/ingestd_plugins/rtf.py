@@ -26,6 +26,8 @@ class RtfLoader:
     version = "1"
     suffixes: Sequence[str] = (".rtf",)
     media_types: Sequence[str] = ("application/rtf", "text/rtf")
+    extracts = "Paragraphs, tables as rows, what links show; title, author, subject and keywords"
+    omits = "Footnotes, headers, footers, comments, pictures; linked templates are not fetched"
 
     def load(self, file: File) -> Iterator[Element]:
         """A paragraph an element, a line for each row of a table."""

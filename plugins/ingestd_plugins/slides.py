@@ -23,21 +23,32 @@ _DIAGRAM = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/
 
 class SlidesLoader:
     name = "slides"
-    version = "1"
-    suffixes: Sequence[str] = (".pptx", ".pptm", ".ppsx", ".ppsm", ".potx")
+    version = "2"
+    suffixes: Sequence[str] = (".pptx", ".pptm", ".ppsx", ".ppsm", ".potx", ".potm")
     media_types: Sequence[str] = (
         "application/vnd.openxmlformats-officedocument.presentationml.presentation",
         "application/vnd.ms-powerpoint.presentation.macroenabled.12",
         "application/vnd.openxmlformats-officedocument.presentationml.slideshow",
         "application/vnd.ms-powerpoint.slideshow.macroenabled.12",
         "application/vnd.openxmlformats-officedocument.presentationml.template",
+        "application/vnd.ms-powerpoint.template.macroenabled.12",
     )
+    extracts = (
+        "Title, text, tables, groups, charts' titles and labels, diagrams and notes of each slide; embedded files "
+        "as documents of their own"
+    )
+    omits = "Pictures, sounds, animations, macros, what only a layout shows"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         """Title, text, tables, charts, diagrams and notes of each slide; `page` is the slide's number."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)
+        from pptx.opc.package import PartFactory
         from pptx.package import Package
+        from pptx.parts.presentation import PresentationPart
 
+        for kind in ("slideshow", "template"):  # the library knows neither of them with macros
+            main = f"application/vnd.ms-powerpoint.{kind}.macroEnabled.main+xml"
+            PartFactory.part_type_for.setdefault(main, PresentationPart)
         package = ooxml.opened(file, Package.open)
         with ooxml.reading(file):
             presentation = package.presentation_part.presentation

@@ -32,6 +32,8 @@ class TarLoader:
         ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst",
     )  # fmt: skip
     media_types: Sequence[str] = ("application/x-tar",)
+    extracts = "Each member as a document of its own, see below"
+    omits = "Directories, links, devices, sparse files"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         found = 0
@@ -63,6 +65,8 @@ class PackedLoader:
     version = "1"
     suffixes: Sequence[str] = PACKED
     media_types: Sequence[str] = ("application/gzip", "application/x-bzip2", "application/x-xz", "application/zstd")
+    extracts = "The one file in it, by its name without the suffix, as a document of its own"
+    omits = "The name and time that it was packed with"
 
     def load(self, file: File) -> Iterator[Element | Part]:
         try:

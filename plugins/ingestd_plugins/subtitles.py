@@ -29,6 +29,11 @@ class SubtitlesLoader:
     version = "1"
     suffixes: Sequence[str] = (".srt", ".vtt")
     media_types: Sequence[str] = ("text/vtt", "application/x-subrip")
+    extracts = (
+        "What is said, cues joined to passages, with `start` and `end` in seconds as metadata; speakers of WebVTT "
+        "by name"
+    )
+    omits = "Numbers, styles, positions and notes"
 
     def load(self, file: File) -> Iterator[Element]:
         """Sentences across cues; metadata `start` and `end` in seconds. Numbers, styles and positions are left out."""

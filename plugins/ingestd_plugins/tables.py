@@ -24,6 +24,8 @@ class TableLoader:
     version = "1"
     suffixes: Sequence[str] = (".csv", ".tsv", ".tab")
     media_types: Sequence[str] = ("text/csv", "text/tab-separated-values")
+    extracts = "A line for each row, `column: value; ...` where the first row names the columns; the delimiter is found"
+    omits = "Empty cells"
 
     def load(self, file: File) -> Iterator[Element]:
         """One line for each row, "column: value; ..." where the first row names the columns."""
@@ -113,6 +115,8 @@ class JsonLoader:
     version = "1"
     suffixes: Sequence[str] = (".json", ".jsonl", ".ndjson")
     media_types: Sequence[str] = ("application/json", "application/x-ndjson")
+    extracts = "A line for each value, `key.path: value`, gathered by record"
+    omits = "`null`"
 
     def load(self, file: File) -> Iterator[Element]:
         """Lines "key.path: value", gathered by record."""

@@ -31,6 +31,11 @@ class TextLoader:
     media_types: Sequence[str] = (
         "text/plain", "text/markdown", "text/x-rst", "text/x-tex", "application/yaml", "application/toml",
     )  # fmt: skip
+    extracts = (
+        "Paragraphs; headings of Markdown, reStructuredText, AsciiDoc, Org and LaTeX with their levels; the first "
+        "one, or `title:` in the front matter, names the document"
+    )
+    omits = "Pictures and files that a text refers to"
 
     def load(self, file: File) -> Iterator[Element]:
         """One element for each paragraph; headings where the format marks them."""

@@ -38,6 +38,14 @@ class WordLoader:
         "application/vnd.openxmlformats-officedocument.wordprocessingml.template",
         "application/vnd.ms-word.template.macroenabled.12",
     )
+    extracts = (
+        "The body in order: headings by style or outline level, lists, tables (nested ones too), text boxes; "
+        "footnotes, endnotes and comments behind their paragraph; headers and footers once; properties; embedded "
+        "files as documents of their own"
+    )
+    omits = (
+        "Deleted text, the table of contents, pictures, charts, macros; linked pictures and templates are not fetched"
+    )
 
     def load(self, file: File) -> Iterator[Element | Embedded]:
         """Body in order; text boxes, footnotes and comments behind their paragraph; headers and footers once, last."""

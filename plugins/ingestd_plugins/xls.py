@@ -21,6 +21,8 @@ class XlsLoader:
     version = "1"
     suffixes: Sequence[str] = (".xls", ".xlt")
     media_types: Sequence[str] = ("application/vnd.ms-excel",)
+    extracts = "As `sheets`: rows of each sheet under their column names, dates as dates, formulas as their last value"
+    omits = "Comments, text boxes, charts, macros"
 
     def load(self, file: File) -> Iterator[Element]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""

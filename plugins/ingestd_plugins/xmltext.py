@@ -34,6 +34,11 @@ class XmlLoader:
     suffixes: Sequence[str] = (".xml", ".rss", ".atom", ".svg")
     media_types: Sequence[str] = ("application/xml", "text/xml", "application/rss+xml", "application/atom+xml",
                                   "image/svg+xml")  # fmt: skip
+    extracts = (
+        "`tag: text; attribute: value`, a line each, gathered; a long text alone; of SVG the texts, title and "
+        "description. What is no XML after all is read as text"
+    )
+    omits = "Comments, processing instructions; entities are not expanded, nothing outside is read"
 
     def load(self, file: File) -> Iterator[Element]:
         """Lines "tag: text" with the attributes of each tag, gathered; long texts alone. Of SVG only what is written.

@@ -53,6 +53,7 @@ MEDIA_TYPES: dict[str, str] = {
     ".ppsx": f"{_OOXML}presentationml.slideshow",
     ".ppsm": "application/vnd.ms-powerpoint.slideshow.macroenabled.12",
     ".potx": f"{_OOXML}presentationml.template",
+    ".potm": "application/vnd.ms-powerpoint.template.macroenabled.12",
     ".xlsx": f"{_OOXML}spreadsheetml.sheet",
     ".xlsm": "application/vnd.ms-excel.sheet.macroenabled.12",
     ".xltx": f"{_OOXML}spreadsheetml.template",
