@@ -33,7 +33,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 143' TERM INT
 mkdir $work/t
-mount -t tmpfs -o size=3g,mode=755 ingestdbox $work/t
+# What is written in the box is in memory, or on the disk of $TMPDIR where there is much of it.
+[ -n "${INGESTD_BOX_ON_DISK:-}" ] || mount -t tmpfs -o size=3g,mode=755 ingestdbox $work/t
 mkdir $work/t/{up,work,root}
 root=$work/t/root
 mount -t overlay overlay -o lowerdir=$base,upperdir=$work/t/up,workdir=$work/t/work $root

@@ -80,13 +80,33 @@ class Box:
 
 
 @contextmanager
-def booted() -> Iterator[Box]:
-    """A box with the service installed but not started; skips, with the reason, where none can boot."""
+def boot(binds: dict[Path, str], variables: dict[str, str] | None = None) -> Iterator[Box]:
+    """A bare Debian with these directories of ours bound in, read only; skips, with the reason, where none can boot."""
     if os.geteuid() != 0:
         pytest.skip("cannot be had: a box needs root")
     for program in ("systemd-nspawn", "debootstrap", "nsenter", "pgrep"):
         if not shutil.which(program):
             pytest.skip(f"needs {program}")
+    command = [str(HERE / "box.sh"), str(base()), *(f"--bind-ro={source}:{place}" for source, place in binds.items())]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **(variables or {})},
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    line = process.stdout.readline().strip()
+    if not line:
+        pytest.skip(f"cannot be had: no systemd boots here: {process.stderr.read()[-500:]}")
+    try:
+        yield Box(int(line))
+    finally:
+        process.communicate(timeout=60)
+
+
+@contextmanager
+def booted() -> Iterator[Box]:
+    """A box with the service installed but not started; skips, with the reason, where none can boot."""
     if not importlib.util.find_spec("systemd"):
         pytest.skip("needs ingestd[systemd]")
     python = Path(sys.base_prefix)
@@ -100,18 +120,7 @@ def booted() -> Iterator[Box]:
     if python != Path("/usr"):
         binds[python] = "/opt/python"
         program = f"/opt/python/bin/python3.{sys.version_info.minor}"
-    command = [str(HERE / "box.sh"), str(base()), *(f"--bind-ro={source}:{place}" for source, place in binds.items())]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdin
-    assert process.stdout
-    assert process.stderr
-    line = process.stdout.readline().strip()
-    if not line:
-        pytest.skip(f"cannot be had: no systemd boots here: {process.stderr.read()[-500:]}")
-    try:
-        box = Box(int(line))
+    with boot(binds) as box:
         path = ":".join(places)
         box.write(
             "/usr/bin/ingestd",
@@ -125,5 +134,3 @@ def booted() -> Iterator[Box]:
         box.write("/tmp/install.sh", f"set -e\ncd /opt/checkout\nSUDO_USER=ann\n{commands}")
         box.sh("sh /tmp/install.sh && systemctl daemon-reload")
         yield box
-    finally:
-        process.communicate(timeout=60)

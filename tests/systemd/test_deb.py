@@ -1,0 +1,161 @@
+"""The Debian packages: built, and installed, upgraded, removed and purged in a real, booted systemd without network.
+
+The runtime of the tests is without PyTorch, and the service embeds by hashing. INGESTD_TEST_RUNTIME=FILE names a whole
+one that is built already; then the service runs as it is delivered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.systemd.boxes import HERE, ROOT, Box, boot
+
+pytestmark = [pytest.mark.systemd, pytest.mark.timeout(1200)]
+
+WHOLE = os.environ.get("INGESTD_TEST_RUNTIME")
+HEAVY = ("torch", "triton", "nvidia-*", "cuda-*", "transformers", "sentence-transformers", "scipy", "scikit-learn",
+         "sympy", "networkx", "onnxruntime", "pymupdf?*", "gt-*")  # fmt: skip
+HASHING = "[Service]\nEnvironment=INGESTD_ENCODE__ENGINE=hashing INGESTD_ENCODE__MODEL=hashing\n"
+FILE = "/etc/ingestd/config.toml"
+OLD, NEW = "0.0.1-1", "0.0.2-1"
+INSTALL = "DEBIAN_FRONTEND=noninteractive dpkg -i"
+APART = ("/proc", "/sys", "/run", "/dev", "/tmp", "/debs", "/var/log", "/var/lib/systemd/timers")
+LISTING = f"find / {' '.join(f'-path {place} -prune -o' for place in APART)} -print"
+
+
+@pytest.fixture(scope="module")
+def debs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the packages: ingestd in two versions, and the runtime."""
+    release = Path("/etc/os-release").read_text()
+    if "bookworm" not in release:
+        pytest.skip("cannot be had: packages are built on the distribution they are for, and the box is a Debian 12")
+    place = tmp_path_factory.mktemp("debs")
+
+    def build(*arguments: str) -> None:
+        command = ["/usr/bin/python3", str(ROOT / "packaging" / "deb.py"), "--output", str(place), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    if WHOLE:
+        os.link(WHOLE, place / Path(WHOLE).name)
+    else:
+        build("runtime", *(f"--without={name}" for name in HEAVY))
+    build("ingestd", "--version", OLD)
+    build("ingestd", "--version", NEW)
+    return place
+
+
+@pytest.fixture(scope="module")
+def box(debs: Path) -> Iterator[Box]:
+    with boot({debs: "/debs"}, {"INGESTD_BOX_ON_DISK": "1"} if WHOLE else None) as found:
+        found.sh("useradd -m ann && useradd -m bob")
+        found.write("/tmp/before", found.sh(LISTING))
+        if not WHOLE:
+            found.write("/etc/systemd/system/ingestd.service.d/test.conf", HASHING)
+        yield found
+
+
+def install(box: Box, *patterns: str) -> str:
+    return box.sh(f"{INSTALL} {' '.join(f'/debs/{pattern}' for pattern in patterns)} 2>&1")
+
+
+def drop(box: Box, name: str, text: str) -> str:
+    path = f"/srv/ingestd/{name}"
+    box.sh(f"printf %s '{text}' > {path}", "ann")
+    box.until(f'ingestd why --json {path} | grep -q \'"state": *"indexed"\'', "ann")
+    return path
+
+
+def hits(box: Box, question: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(box.sh(f"ingestd search --json --top 3 '{question}'", "ann"))
+    return found
+
+
+def test_installed_it_is_enabled_and_started_and_finds_what_is_dropped(box: Box) -> None:
+    install(box, "ingestd-runtime_*.deb", f"ingestd_{OLD}_*.deb")
+    assert box.sh("systemctl is-enabled ingestd").strip() == "enabled"
+    assert box.show("ActiveState") == "active"
+    assert box.sh("stat -c '%a %U %G' /srv/ingestd").strip() == "2775 root ingestd"
+    assert box.sh("dpkg --verify ingestd ingestd-runtime") == ""
+    box.sh("usermod -aG ingestd ann")
+    drop(box, "kettle.md", "A broken kettle can be returned within two years.")
+    drop(box, "otters.md", "Otters hold hands while they sleep on a river.")
+    assert hits(box, "How long do I have to return a broken kettle?")[0]["path"].endswith("kettle.md")
+    box.until("systemctl status ingestd | grep -q 'Status: .*2 indexed, 0 failed'")
+    assert box.run("ingestd", "status", user="bob").returncode == 3
+
+
+def test_a_start_returns_when_it_is_ready(box: Box) -> None:
+    box.sh("systemctl stop ingestd")
+    box.sh("systemctl start ingestd")
+    assert json.loads(box.sh("ingestd status --json", "ann"))["ready"]
+    assert hits(box, "otters")[0]["path"].endswith("otters.md")
+
+
+def test_an_upgrade_keeps_configuration_journal_and_index(box: Box) -> None:
+    box.sh(f'sed -i \'s/^name = "documents"/name = "documents"\\nsettle = "300ms"/\' {FILE}')
+    config = box.sh(f"cat {FILE}")
+    before = box.show("MainPID"), hits(box, "otters")
+    told = json.loads(box.sh("ingestd why --json /srv/ingestd/otters.md", "ann"))
+    install(box, f"ingestd_{NEW}_*.deb")
+    assert box.sh("dpkg-query -W -f '${Version}' ingestd") == NEW
+    assert box.sh(f"cat {FILE}") == config
+    assert box.show("ActiveState") == "active"
+    assert box.show("MainPID") != before[0]
+    assert hits(box, "otters") == before[1]
+    assert json.loads(box.sh("ingestd why --json /srv/ingestd/otters.md", "ann")) == told, "it is not done again"
+    assert box.show("NRestarts") == "0"
+    drop(box, "herons.md", "Herons stand still for hours.")
+
+
+def test_what_an_administrator_switched_off_stays_off(box: Box) -> None:
+    box.sh("systemctl disable --now ingestd")
+    install(box, f"ingestd_{NEW}_*.deb")
+    assert box.run("systemctl", "is-enabled", "ingestd").stdout.strip() == "disabled"
+    assert box.show("ActiveState") == "inactive"
+    box.sh("systemctl enable --now ingestd")
+
+
+def test_plugins_are_added_beside_the_runtime(box: Box) -> None:
+    for source in (HERE / "probing").rglob("*"):
+        if source.is_file() and "__pycache__" not in source.parts:
+            box.write(f"/usr/local/lib/ingestd/{source.relative_to(HERE / 'probing')}", source.read_text())
+    box.sh("systemctl restart ingestd")
+    assert "probing" in box.sh("ingestd plugins", "ann")
+    drop(box, "plain.probe", "attempts nothing")
+    box.sh("rm -r /usr/local/lib/ingestd /srv/ingestd/plain.probe")
+
+
+def test_a_wrong_configuration_breaks_the_service_and_not_the_installation(box: Box) -> None:
+    config = box.sh(f"cat {FILE}")
+    box.sh("dpkg -r ingestd 2>&1")
+    assert box.run("systemctl", "is-active", "ingestd").returncode != 0
+    assert box.run("pgrep", "-u", "ingestd").stdout == "", "nothing of it is left running"
+    assert box.sh(f"cat {FILE}") == config, "a removed package's configuration stays"
+    assert "journal" in box.sh("ls /var/lib/ingestd")
+    box.write(FILE, config.replace("settle", "setle"))
+    told = install(box, f"ingestd_{NEW}_*.deb")
+    assert f"{FILE}:" in told
+    assert "setle: unknown key" in told
+    assert box.sh("dpkg-query -W -f '${Status}' ingestd") == "install ok installed"
+    assert (box.show("ActiveState"), box.show("NRestarts")) == ("failed", "0")
+    box.write(FILE, config)
+    box.sh("systemctl start ingestd")
+    assert hits(box, "herons")[0]["path"].endswith("herons.md"), "the state was kept"
+
+
+def test_a_purge_leaves_nothing_but_the_files_of_users(box: Box) -> None:
+    box.sh("dpkg --purge ingestd ingestd-runtime 2>&1")
+    after = set(box.sh(LISTING).splitlines())
+    left = after - set((box.root / "tmp/before").read_text().splitlines())
+    documents = {f"/srv/ingestd/{name}.md" for name in ("kettle", "otters", "herons")}
+    drop_in = {"/etc/systemd/system/ingestd.service.d", "/etc/systemd/system/ingestd.service.d/test.conf"}
+    assert left - drop_in == {"/srv/ingestd", *documents}
+    assert box.run("systemctl", "cat", "ingestd").returncode != 0
