@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
@@ -38,7 +38,7 @@ from ingestd.messages import (
     Stop,
     journaled,
 )
-from ingestd.paths import PATH_MAX, open_long
+from ingestd.paths import PATH_MAX, open_long, stat_long
 from ingestd.plugins import discover
 from ingestd.types import Allowance, Element, File, Loader, Part, display
 from ingestd.unpack import Unpacking, fetch
@@ -201,13 +201,16 @@ class LoadWorker:
             reading = Reading(file, loader, answer.limits, cut, unpacking, self.inspection)
             try:
                 chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
-            except Exception:
+            except Exception as error:
+                moved = whereabouts(job, before)
+                if moved is not None and not is_full(error):
+                    return LoadFailed(job=job.job, kind=moved, reason=CHANGED), []  # it met another file, or none
                 if answer.limits.get("accept_changed") or not changed(descriptor, before):
                     raise
                 return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []  # half of it was another file's
             finally:
                 unpacking.close()
-            was_changed = changed(descriptor, before)
+            was_changed = changed(descriptor, before) or whereabouts(job, before) == "changed"
             if was_changed and not answer.limits.get("accept_changed"):
                 return LoadFailed(job=job.job, kind="changed", reason=CHANGED), []
         if was_changed:
@@ -432,6 +435,19 @@ def changed(descriptor: int, before: os.stat_result) -> bool:
     """Whether the open file was written since; an unlinked or chmod-ed one has the same content still."""
     after = os.fstat(descriptor)
     return (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+
+
+def whereabouts(job: Load, before: os.stat_result) -> Literal["changed", "gone"] | None:
+    """Whether the path, by which libraries open the file once more, leads to another file by now, or to none."""
+    if job.member:
+        return None
+    try:
+        now = stat_long(job.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "gone"
+    except OSError:
+        return None
+    return None if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) else "changed"
 
 
 def stat_of(stat: os.stat_result) -> Stat:

@@ -88,3 +88,24 @@ def test_an_error_of_a_file_that_changed_meanwhile_is_no_strike(daemon: RunningD
     daemon.wait()
     assert until(daemon, path, "indexed")["warnings"] == []
     assert found(daemon, "wombat")
+
+
+@pytest.mark.parametrize("by", ["nothing", "another"])
+def test_a_file_that_is_moved_while_it_is_read_is_not_damaged(daemon: RunningDaemon, tmp_path: Path, by: str) -> None:
+    """Its directory gets another name, which does not touch the file: its content is blamed for nothing."""
+    folder = tmp_path / "docs/before"
+    folder.mkdir()
+    path = folder / "a.hostile"
+    path.write_text("damaged_once_moved\nquokka\n")
+    until(daemon, path, "running")
+    (tmp_path / "docs/after").mkdir()
+    folder.rename(tmp_path / "docs/after/moved")
+    (tmp_path / "docs/after/moved/here").write_text("")
+    if by == "another":
+        folder.mkdir()
+        path.write_text("good\nwombat\n")
+    assert until(daemon, tmp_path / "docs/after/moved/a.hostile", "indexed")["reason"] is None
+    if by == "another":
+        assert until(daemon, path, "indexed")["reason"] is None
+        assert found(daemon, "wombat")
+    assert "quarantined" not in daemon.tail()
