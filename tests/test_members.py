@@ -151,6 +151,33 @@ def test_what_lies_in_a_part_that_leaves_is_not_copied_along(tmp_path: Path) -> 
     with_journal(tmp_path / "j", body)
 
 
+def test_a_nested_archive_is_no_origin_while_its_parts_are_copied(tmp_path: Path) -> None:
+    """Its row still says which version is indexed, and its parts are those of the version to come."""
+
+    async def body(journal: Journal) -> None:
+        async def nested(name: str, digest: bytes, inner: bytes, text: bytes) -> None:
+            outer = await container(journal, name, part("i.zip", inner), digest=digest)
+            await done(journal, outer, "i.zip", digest=digest)
+            (row,) = await journal.claim(9)
+            await identify(journal, row, inner)
+            await journal.list_parts(row, [part("a", text)], 0)
+            await done(journal, row, "i.zip!/a", digest=inner)
+            (a,) = await journal.claim(9)
+            await identify(journal, a, text)
+            await done(journal, a, digest=text)
+
+        await nested("o.zip", b"1" * 16, b"i" * 16, b"a" * 16)
+        await nested("p.zip", b"2" * 16, b"j" * 16, b"b" * 16)
+        await journal.take("docs", [new("o.zip", 8)])  # now what p.zip is
+        (outer,) = await journal.claim(9)
+        verdict = await identify(journal, outer, b"2" * 16)
+        await journal.indexed(outer, b"2" * 16, "text 1", chunks=1, hashes=None, copied=verdict.place)
+        inner = (await rows(journal))["p.zip i.zip"]
+        assert (await identify(journal, inner, b"i" * 16)).action == "load"
+
+    with_journal(tmp_path / "j", body)
+
+
 def test_parts_go_with_their_container(tmp_path: Path) -> None:
     """One that is not there any more at once, and all of them when it is gone; deletions of parts are no one's loss."""
 

@@ -329,6 +329,13 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
     ).fetchall():
         if member not in there:
             _leave(db, id, now)
+    # What the journal has of nested containers' parts is no longer that of the version that is indexed, as in `take`.
+    db.execute(
+        "UPDATE documents SET indexed_digest = NULL WHERE source = ? AND path = ? AND member != ''"
+        " AND indexed_digest IS NOT digest"
+        " AND member IN (SELECT parent FROM documents WHERE source = ? AND path = ? AND member != '' AND parent != '')",
+        (row.source, row.path, row.source, row.path),
+    )
     return len(parts)
 
 
