@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ PACKAGING = ROOT / "packaging"
 def test_the_image_is_made_of_what_is_here_and_runs_as_nobody_special() -> None:
     text = re.sub(r"\\\n\s*", "", (PACKAGING / "Containerfile").read_text())
     lines = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
-    for name in (name for word, rest in lines if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]):
+    copied = [name for word, rest in lines if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]]
+    for name in copied:
         assert (ROOT / name).exists(), name
+    # The wheel is built of these alone.
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for needed in (*wheel["packages"], *wheel["force-include"]):
+        assert any(needed == name or needed.startswith(f"{name}/") for name in copied), needed
     assert [rest for word, rest in lines if word == "USER"] == ["ingestd"]
     (check,) = (rest for word, rest in lines if word == "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ingestd.cli import working, asking, steering, authoring  # isort: skip  (their order is that of `ingestd --help`)
+from ingestd.cli import working, asking, steering, authoring, installing  # isort: skip  (their order is that of `ingestd --help`)
 from ingestd.cli.group import cli
 
-__all__ = ["asking", "authoring", "cli", "main", "steering", "working"]
+__all__ = ["asking", "authoring", "cli", "installing", "main", "steering", "working"]
 
 
 def main() -> NoReturn:

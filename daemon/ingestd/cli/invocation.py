@@ -155,7 +155,8 @@ def everywhere(function: F) -> F:
             ["--config", "config_file"],
             metavar="FILE",
             type=click.Path(path_type=Path),
-            help="Configuration [default: $INGESTD_CONFIG, ./config.toml, /etc/ingestd/config.toml].",
+            help="Configuration [default: $INGESTD_CONFIG, ./config.toml, ~/.config/ingestd/config.toml, "
+            "/etc/ingestd/config.toml].",
         ),
         click.Option(
             ["--state"], metavar="DIR", help="State directory [default: $INGESTD_STATE_DIR, [state] directory]."

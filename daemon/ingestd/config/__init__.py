@@ -183,7 +183,8 @@ class Config(Table, frozen=True, kw_only=True):
 
 def load(path: Path | None, environ: Mapping[str, str], state: str | None = None) -> Config:
     """Read the configuration: `path` (`--config`), else `INGESTD_CONFIG`, else `config.toml` in the working
-    directory, else `/etc/ingestd/config.toml`, else the defaults. `state`: `--state`.
+    directory, else `~/.config/ingestd/config.toml`, else `/etc/ingestd/config.toml`, else the defaults. `state`:
+    `--state`.
 
     Relative directories in a file are relative to that file, those of variables and options to the working
     directory. Raises `ConfigError`, one line for each problem.

@@ -60,7 +60,15 @@ def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return path
     if named := environ.get("INGESTD_CONFIG"):
         return Path(named)
-    return next((found for found in (Path("config.toml"), SYSTEM_FILE) if os.path.lexists(found)), None)
+    places = (Path("config.toml"), user_file(environ), SYSTEM_FILE)
+    return next((found for found in places if os.path.lexists(found)), None)
+
+
+def user_file(environ: Mapping[str, str]) -> Path:
+    """A user's own configuration, which `install-service --user` writes."""
+    given = environ.get("XDG_CONFIG_HOME", "")
+    home = given if os.path.isabs(given) else os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return Path(home, "ingestd", "config.toml")
 
 
 def _text(file: Path) -> str:
