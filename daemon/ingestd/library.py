@@ -239,6 +239,14 @@ class Library:
         """The same as `ingestd status --json`."""
         return self._call("status")
 
+    def verify(self, *, deep: bool = False, repair: bool = False) -> dict[str, Any]:
+        """Compare folders, journal and index: the same as `ingestd verify --json`.
+
+        `deep`: each passage's text and vector. `repair`: queue what differs; it is worked on from now on, and the
+        iteration of the next `ingest` ends when its share of it is done.
+        """
+        return self._call("verify", deep=deep, repair=repair)
+
     # --- the pipeline -----------------------------------------------------------------------------------------
 
     def _call(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -327,6 +335,10 @@ class AsyncLibrary:
     async def status(self) -> dict[str, Any]:
         """See `Library.status`."""
         return await asyncio.to_thread(self._library.status)
+
+    async def verify(self, *, deep: bool = False, repair: bool = False) -> dict[str, Any]:
+        """See `Library.verify`."""
+        return await asyncio.to_thread(self._library.verify, deep=deep, repair=repair)
 
 
 class _Engine:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,19 @@ def test_what_it_does(library: Library, folder: Path, tmp_path: Path) -> None:
         library.ingest(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="not one text"):
         library.encode("one text")
+
+
+def test_a_lost_index_is_noticed_and_mended(tmp_path: Path, folder: Path) -> None:
+    with Library(state=tmp_path / "state", settings=TINY) as library:
+        list(library.ingest(folder))
+        assert library.verify(deep=True)["findings"] == []
+    shutil.rmtree(tmp_path / "state" / "index")
+    with Library(state=tmp_path / "state", settings=TINY) as library:
+        assert library.verify()["missing"] == 5
+        assert library.verify(repair=True)["repaired"] == 5
+        list(library.ingest(folder))
+        found = library.verify(deep=True)
+    assert (found["findings"], found["documents"]) == ([], 5)
 
 
 def test_a_name_that_is_not_utf_8_comes_back_as_it_is(library: Library, tmp_path: Path) -> None:
@@ -177,6 +191,7 @@ def test_from_a_thread_and_inside_a_running_loop(tmp_path: Path, folder: Path) -
             assert hits[0].path == str(folder / "new.txt")
             assert vectors.shape == (2, 64)
             assert (await library.status())["files"]["indexed"] == 6
+            assert (await library.verify())["documents"] == 6
 
     asyncio.run(main())
 
