@@ -107,7 +107,12 @@ class Comparer:
             assert indexed is not None
             self._extra(indexed)
         elif known.busy:
-            self._found.pending += 1
+            if not (self._repair and indexed is not None and self._never_indexed(known)):
+                self._found.pending += 1
+            else:  # a folder was scanned before a lost journal was mended
+                self._note(
+                    "extra", "the journal does not know it", known.doc_id, indexed.source, indexed.path, indexed, known
+                )
         elif known.digest is None:
             if indexed is not None:
                 self._wrong("extra", "the journal says that it is not in the index", known, indexed)
@@ -137,6 +142,15 @@ class Comparer:
             fault = "the index lacks it" if found is None else _fault(found, row[0] if row else b"")
             if fault and (found is not None or known.chunks):
                 self._wrong("stale" if found is not None else "missing", fault, known, indexed)
+
+    def _never_indexed(self, known: Expected) -> bool:
+        """Whether the document waits for its first attempt, as far as the journal knows."""
+        waiting = self._db.execute(
+            "SELECT 1 FROM documents WHERE id = ? AND version = ? AND state = 'queued' AND gone = 0"
+            " AND indexed_digest IS NULL",
+            (known.row, known.version),
+        ).fetchone()
+        return waiting is not None
 
     def _extra(self, indexed: Indexed) -> None:
         root = self._roots.get(indexed.source)

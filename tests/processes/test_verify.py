@@ -103,6 +103,30 @@ def test_a_lost_journal_is_made_anew_from_the_index(tmp_path: Path, config: Path
     assert verify(config, "--deep")[0] == 0
 
 
+def test_a_lost_journal_is_mended_though_the_folder_was_scanned_first(
+    tmp_path: Path, config: Path, folder: Path
+) -> None:
+    """A daemon that starts without its journal queues every file at once."""
+    state = tmp_path / "state"
+    before = contents(state)
+    for path in state.glob("journal.sqlite*"):
+        path.unlink()
+    assert verify(config)[0] == 1  # there is a journal again, without documents
+    db = sqlite3.connect(state / "journal.sqlite")
+    with db:
+        db.executemany(
+            "INSERT INTO documents(source, path, state) VALUES ('docs', CAST(? AS BLOB), 'queued')",
+            [(path.name,) for path in folder.iterdir()],
+        )
+    db.close()
+    code, told = verify(config)
+    assert (code, problems(told), told["pending"]) == (0, {}, 12)  # in journal and index, and in the folder
+    assert verify(config, "--repair")[1]["repaired"] == 6
+    ingest(config, folder)
+    assert all(event.endswith(", 0 of them encoded") for event in encoded(state).values())
+    assert contents(state) == before
+
+
 @pytest.mark.slow
 def test_a_lost_journal_of_archives_is_made_anew_too(tmp_path: Path, config: Path, folder: Path) -> None:
     """Their members are known by the index alone until they are read again."""

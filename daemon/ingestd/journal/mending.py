@@ -25,7 +25,7 @@ def mend(db: sqlite3.Connection, finding: Finding) -> Mended:
     changed = db.execute(
         "UPDATE documents SET indexed_digest = ?, indexed_loader = NULL, chunks = ?, retry_at = 0, fresh = 0,"
         " state = CASE WHEN state IN ('indexed', 'partial', 'skipped') AND gone = 0 THEN 'queued' ELSE state END"
-        " WHERE id = ? AND version = ? AND state NOT IN ('queued', 'running')",
+        " WHERE id = ? AND version = ? AND state != 'running' AND (state != 'queued' OR indexed_digest IS NULL)",
         (finding.digest or None, len(finding.hashes) // 16, finding.row, finding.version),
     ).rowcount
     if not changed:
