@@ -43,6 +43,10 @@ class IndexMismatchError(IngestdError):
     """The index was made with another fingerprint; `ingestd reindex` rebuilds it."""
 
 
+class IndexOwnedError(IngestdError):
+    """The index is written by another state directory."""
+
+
 class IndexUnavailableError(IngestdError):
     """The store cannot take writes now (full disk, lost server): ingestion pauses and tries again."""
 

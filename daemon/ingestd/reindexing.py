@@ -24,6 +24,7 @@ import msgspec
 from ingestd import journal
 from ingestd.config import Config
 from ingestd.config.units import spell_duration
+from ingestd.owner import give, owner
 
 if TYPE_CHECKING:
     from ingestd.daemon import Daemon
@@ -83,6 +84,9 @@ def prepare(state: Path, config: Config) -> None:
         drop(state)
         settings.parent.mkdir(mode=0o700)
         settings.write_text(wanted)
+    index = state / DRAFT / "index"
+    index.mkdir(mode=0o700, exist_ok=True)
+    give(index, owner(state / "index"))
 
 
 def drop(state: Path) -> None:

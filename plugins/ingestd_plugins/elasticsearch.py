@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ingestd.errors import IngestdError
 from ingestd.hookspecs import hookimpl
+from ingestd.owner import owner
 from ingestd.types import Chunk, Fingerprint, Hit, Indexed, Operation, Query, Replace, Sink, Written
 from ingestd_plugins.elasticsearch_settings import settings
+
+if TYPE_CHECKING:
+    from ingestd_plugins.elasticsearch_owner import Owner
 
 DRAFT = "elasticsearch-index"
 """A file below the state directory with the name of the index that is being built."""
@@ -25,6 +29,7 @@ class ElasticsearchSink:
 
     def __init__(self) -> None:
         self._fingerprint: Fingerprint | None = None
+        self._owner: Owner | None = None
         self._readonly = False
 
     def open(
@@ -33,17 +38,20 @@ class ElasticsearchSink:
     ) -> None:  # fmt: skip
         """`draft`: the index that is built beside the one in use; readers see it once it is published."""
         from ingestd_plugins import elasticsearch_index
+        from ingestd_plugins.elasticsearch_owner import Owner
         from ingestd_plugins.elasticsearch_server import Server
         from ingestd_plugins.elasticsearch_write import Writer
 
         self._server = Server(settings(options))
         try:
-            found = (
-                elasticsearch_index.draft(self._server, fingerprint, directory / DRAFT)
-                if draft
-                else elasticsearch_index.prepare(self._server, fingerprint, readonly=readonly)
-            )
+            self._owner = None if readonly else Owner(owner(directory), directory.parent)
+            if draft and self._owner is not None:
+                found = elasticsearch_index.draft(self._server, fingerprint, self._owner, directory / DRAFT)
+            else:
+                found = elasticsearch_index.prepare(self._server, fingerprint, self._owner)
             self._index = self._server.run(found)
+            if self._owner is not None and not draft:
+                self._server.start(elasticsearch_index.drop_replaced(self._server, self._owner))
             self._writer = Writer(self._server, self._index, fingerprint.dims)
         except BaseException:
             self._server.close()
@@ -56,8 +64,10 @@ class ElasticsearchSink:
         from ingestd_plugins import elasticsearch_index
 
         self._opened()
+        assert self._owner is not None
         self._server.run(self._writer.show())
-        self._server.run(elasticsearch_index.publish(self._server, self._index))
+        self._server.run(elasticsearch_index.publish(self._server, self._index, self._owner))
+        self._server.start(elasticsearch_index.drop_replaced(self._server, self._owner))
 
     def close(self) -> None:
         if self._fingerprint is None:

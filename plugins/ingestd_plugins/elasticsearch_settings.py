@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The alias under which readers find the documents of every daemon that writes to it."""
     daemon: str | None = None
     """What tells this daemon's index from that of others under the same alias; the host's name."""
+    take_over: str | None = None
+    """The id of a state directory that is gone for good: its index is this one's from now on."""
     api_key_file: str | None = None
     username: str | None = None
     password_file: str | None = None
@@ -48,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bulk requests at a time."""
     refresh: str | float = "1s"
     """How soon what was written is found; 0: before it counts as written."""
+    keep_replaced: str | float = "30s"
+    """How long an index is kept after another one took its place, for readers that have begun to read it."""
     shards: _Positive = 1
     replicas: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """None: the server's own choice."""
@@ -64,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         parse_duration(str(self.timeout))
         parse_duration(str(self.refresh))
+        parse_duration(str(self.keep_replaced))
         parse_size(str(self.bulk_bytes))
         if not _index_name(self.name):
             raise ValueError(
@@ -92,6 +97,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def refresh_delay(self) -> float:
         """Seconds."""
         return parse_duration(str(self.refresh))
+
+    def keep_delay(self) -> float:
+        """Seconds."""
+        return parse_duration(str(self.keep_replaced))
 
     def bulk_size(self) -> int:
         """Bytes."""

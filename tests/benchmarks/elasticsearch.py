@@ -40,9 +40,8 @@ def measure(*, quick: bool) -> list[Figure]:
                         options["index_options"] = chosen  # type: ignore[assignment]
                     sides = [("sink", through_sink), ("async_bulk", through_helper)]
                     for name, side in sides if number % 2 else reversed(sides):
-                        seconds = side(
-                            node, {**options, "name": f"{options['name']}-{name.replace('_', '')}"}, documents
-                        )
+                        own = {**options, "name": f"{options['name']}-{name.replace('_', '')}"}
+                        seconds = side(Path(directory, own["name"]), node, own, documents)
                         if number >= 0:
                             rates[name].append(chunks / seconds)
                 ratios = [ours / theirs for ours, theirs in zip(rates["sink"], rates["async_bulk"], strict=True)]
@@ -56,10 +55,10 @@ def measure(*, quick: bool) -> list[Figure]:
     return figures
 
 
-def through_sink(node: nodes.Node, options: dict[str, Any], documents: list[Replace]) -> float:
+def through_sink(directory: Path, node: nodes.Node, options: dict[str, Any], documents: list[Replace]) -> float:
     """Seconds until all is durable and can be found."""
     sink = ElasticsearchSink()
-    sink.open(Path("/nowhere"), FINGERPRINT, options, readonly=False)
+    sink.open(directory, FINGERPRINT, options, readonly=False)
     began = time.perf_counter()
     for start in range(0, len(documents), DOCUMENTS_PER_BATCH):
         sink.write(documents[start : start + DOCUMENTS_PER_BATCH])
@@ -71,10 +70,10 @@ def through_sink(node: nodes.Node, options: dict[str, Any], documents: list[Repl
     return seconds
 
 
-def through_helper(node: nodes.Node, options: dict[str, Any], documents: list[Replace]) -> float:
+def through_helper(directory: Path, node: nodes.Node, options: dict[str, Any], documents: list[Replace]) -> float:
     """The same passages into an index with the same mapping, as most people do it: no stale ones, no terms."""
     sink = ElasticsearchSink()
-    sink.open(Path("/nowhere"), FINGERPRINT, options, readonly=False)
+    sink.open(directory, FINGERPRINT, options, readonly=False)
     (name,) = node.request("GET", f"/{options['name']}/_alias")
     sink.close()
     seconds = asyncio.run(_bulk(node.url, name, documents))

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,13 @@ def proxy(url: str, certificate: Path) -> Iterator[Proxy]:
 
 
 def write_and_find(table: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        found_in(Path(directory), table)
+
+
+def found_in(directory: Path, table: dict[str, Any]) -> None:
     sink = ElasticsearchSink()
-    sink.open(Path("/nowhere"), FINGERPRINT, {**table, "refresh": "0s"}, readonly=False)
+    sink.open(directory, FINGERPRINT, {**table, "refresh": "0s"}, readonly=False)
     try:
         assert sink.write([replace("a.txt", ["alpha"])])[0].error is None
         assert [hit.text for hit in ask(sink, "alpha")] == ["alpha"]
@@ -145,8 +151,10 @@ def test_a_key_that_expired_is_waited_for_and_never_shown(url: str, tmp_path: Pa
         ({"hosts": f"https://ada:{SECRET}@localhost:9200"}, "password_file"),
     ],
 )
-def test_a_secret_in_the_configuration_is_refused_and_not_shown(table: dict[str, Any], said: str) -> None:
+def test_a_secret_in_the_configuration_is_refused_and_not_shown(
+    tmp_path: Path, table: dict[str, Any], said: str
+) -> None:
     with pytest.raises(IngestdError) as caught:
-        ElasticsearchSink().open(Path("/nowhere"), FINGERPRINT, table, readonly=False)
+        ElasticsearchSink().open(tmp_path, FINGERPRINT, table, readonly=False)
     assert said in caught.value.message
     assert SECRET not in caught.value.message

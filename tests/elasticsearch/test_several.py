@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +80,40 @@ def test_another_model_under_the_same_alias_is_refused(url: str, tmp_path: Path)
     for draft in (False, True):
         with pytest.raises(IndexMismatchError, match="model was 'tiny', is 'another'"):
             ElasticsearchSink().open(tmp_path, changed, {**table, "daemon": "two"}, readonly=False, draft=draft)
+
+
+def test_two_state_directories_with_one_name_are_told_apart(url: str, tmp_path: Path) -> None:
+    """Each would delete the documents of the other. One whose state was lost may take its index over, as it is."""
+    table = options(url)
+    folder = filled(tmp_path / "docs", "words")
+    first = configured(tmp_path / "one", folder, table)
+    assert ingestd(first, "ingest", str(folder)).returncode == 0
+    held = contents(tmp_path / "one", table)
+    second = configured(tmp_path / "two", folder, table)
+    for command in (["ingest", str(folder)], ["reindex"], ["verify", "--repair"]):
+        done = ingestd(second, *command)
+        assert done.returncode in (2, 3), done.stdout
+        assert f"{tmp_path / 'one'} on {socket.gethostname()}" in done.stderr
+        assert "take_over = " in done.stderr
+        assert "ingestd explain another-owner" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert contents(tmp_path / "one", table) == held
+    shutil.rmtree(tmp_path / "one")
+    (id,) = set(re.findall(r"take_over = '(\w+)'", done.stderr))
+    second = configured(tmp_path / "two", folder, {**table, "take_over": id})
+    done = ingestd(second, "verify", "--repair", "--deep", "--json")
+    assert json.loads(done.stdout)["extra"] == 8, done.stderr  # the journal knew none of them
+    with running(second, tmp_path / "two") as daemon:
+        eventually(lambda: daemon.wait()["files"]["indexed"] == 8, "it is not mended")
+        told = [daemon.call("why", path=bytes(path))["history"][-1]["event"] for path in folder.iterdir()]
+    assert all("0 of them encoded" in event for event in told), told
+    assert contents(tmp_path / "two", table) == held
+    assert ingestd(second, "reindex").returncode == 0
+    assert contents(tmp_path / "two", table)[0] == held[0]
+    first = configured(tmp_path / "one", folder, table)
+    done = ingestd(first, "ingest", str(folder))  # back from the dead, by a backup perhaps
+    assert done.returncode in (2, 3)
+    assert f"{tmp_path / 'two'} on" in done.stderr
 
 
 def test_one_of_three_nodes_is_killed(tmp_path: Path) -> None:

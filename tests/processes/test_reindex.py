@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from ingestd import reindexing
+from ingestd.config import load
+from ingestd.owner import owner
 from tests.processes.daemons import (
     RunningDaemon,
     contents,
@@ -242,6 +244,19 @@ def test_a_draft_takes_its_place_wherever_that_was_cut_short(tmp_path: Path, mov
     reindexing.settle(state)
     assert sorted(path.name for path in state.iterdir()) == ["index", "journal.sqlite"]
     assert {path.read_text() for path in state.rglob("*.sqlite")} == {"new"}
+
+
+def test_a_draft_and_what_it_replaces_have_one_owner(tmp_path: Path) -> None:
+    """What several machines write to tells by it that the one may replace what the other wrote."""
+    state = tmp_path / "state"
+    config = load(write_config(state, None), {})
+    known = owner(state / "index")
+    assert owner(tmp_path / "other") != known
+    reindexing.prepare(state, config)
+    reindexing.complete(state)
+    reindexing.settle(state)
+    assert not (state / reindexing.DRAFT).exists()
+    assert owner(state / "index") == known
 
 
 def test_a_draft_that_is_not_complete_takes_nobodys_place(tmp_path: Path) -> None:
