@@ -34,12 +34,14 @@ def configured(state: Path, source: Path | None, table: dict[str, Any], **tables
 
 
 def opened(state: Path, table: dict[str, Any]) -> ElasticsearchSink:
-    """The index of a daemon, to be read."""
+    """The index of a daemon, to be read, with all that was written so far."""
     journal = sqlite3.connect(state / "journal.sqlite")
     (cached,) = journal.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
     journal.close()
     sink = ElasticsearchSink()
     sink.open(state / "index", msgspec.convert(json.loads(cached)[1], Fingerprint), table, readonly=True)
+    name = sink._index.name
+    sink._server.run(sink._server.call("refresh", lambda client: client.indices.refresh(index=name)))
     return sink
 
 
