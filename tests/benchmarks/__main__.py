@@ -31,6 +31,7 @@ NAMES = (
     "store",
     "starting",
     "elasticsearch",
+    "waiting",
 )
 
 

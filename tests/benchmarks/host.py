@@ -27,22 +27,44 @@ from ingestd.slots import Pool
 from tests.benchmarks.memory import status_kib
 
 POLL = 0.005
+LOOK = 0.01
+"""Seconds between two looks at who waits for what."""
 PATIENCE = 120.0
 
 
-async def take_in(daemon: Daemon, root: Path, folder: Path) -> dict[str, Any]:
-    """Ingest one folder. Times in seconds: `loop` of the event loop's thread, `cpu` of all threads of this process."""
+async def held_up(daemon: Daemon, seconds: list[float]) -> None:
+    """Seconds for which encoders have nothing to do since what is encoded waits for the index, and holds all credit."""
+    encoders, dispatcher = daemon.encoders, daemon.dispatcher
+    before = time.monotonic()
+    while True:
+        await asyncio.sleep(LOOK)
+        now = time.monotonic()
+        if not encoders._queue and not encoders._ahead and not dispatcher._may_load():
+            seconds.append((now - before) * sum(worker.state == "idle" for worker in daemon.encode_pool.workers))
+        before = now
+
+
+async def take_in(daemon: Daemon, root: Path, folder: Path, *, watch: bool = False) -> dict[str, Any]:
+    """Ingest one folder. Times in seconds: `loop` of the event loop's thread, `cpu` of all threads of this process.
+
+    `watch`: measure `held`, too, see `held_up`.
+    """
     shutil.copytree(folder, root / folder.name, copy_function=os.link)
     spent = daemon.encoders.spent.copy()
     commits = daemon.journal.commits
     wall, cpu, loop = time.monotonic(), time.process_time(), time.thread_time()
+    held: list[float] = []
+    looking = asyncio.create_task(held_up(daemon, held)) if watch else None
     summary = [said async for said in daemon.ingest([os.fsencode(root)])][-1]
+    if looking is not None:
+        looking.cancel()
     record: dict[str, Any] = {
         "wall": time.monotonic() - wall,
         "cpu": time.process_time() - cpu,
         "loop": time.thread_time() - loop,
         "commits": daemon.journal.commits - commits,
         "encoders": max(1, len(daemon.encode_pool.workers)),
+        "held": sum(held),
     }
     await asyncio.sleep(1.2)  # an encoder tells of its last second when it is over
     now = daemon.encoders.spent
@@ -77,7 +99,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     async with Daemon(config, watching=False) as daemon:
         for path in arguments.paths:
-            say({"path": str(path), **await take_in(daemon, root, path)})
+            say({"path": str(path), **await take_in(daemon, root, path, watch=arguments.watch)})
         if arguments.respawn:
             pools = {pool.stage: pool for pool in (*daemon.watching.pools, *daemon.load_pools)}
             pools |= {"encode": daemon.encode_pool, "index": daemon.index_pool}
@@ -111,6 +133,7 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--respawn", type=int, default=0, metavar="N")
     parser.add_argument("--profile", metavar="FILE")
+    parser.add_argument("--watch", action="store_true", help="measure how long encoders wait for the index")
     arguments = parser.parse_args()
     with profiled(arguments.profile):
         asyncio.run(serve(arguments))
