@@ -13,7 +13,7 @@ import console
 from environment import ROOT
 
 PIECES = ROOT / "packaging" / "debian"
-"""Holds, by the package's name: maintainer scripts, what lintian need not say; and the copyright."""
+"""Holds, by the package's name, maintainer scripts; and the copyright."""
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 
 
@@ -80,8 +80,6 @@ class Archive:
     def _document(self) -> None:
         documents = f"usr/share/doc/{self.package}"
         self.put(f"{documents}/copyright", (PIECES / "copyright").read_bytes())
-        overrides = PIECES / f"{self.package}.lintian-overrides"
-        self.put(f"usr/share/lintian/overrides/{self.package}", overrides.read_bytes())
         entry = (
             f"{self.package} ({self.version}) unstable; urgency=medium\n\n"
             "  * See CHANGELOG.md of the source, which is changelog.gz of the package ingestd.\n\n"
