@@ -29,7 +29,7 @@ from ingestd.errors import IndexMismatchError, IngestdError, ModelError, Unreach
 NAMES = [
     "run", "ingest", "search", "status", "why", "failures", "explain", "check-config", "plugins", "doctor",
     "completion", "retry", "wait", "pause", "resume", "confirm-deletes", "reload", "verify", "reindex", "try",
-    "new-plugin",
+    "new-plugin", "install-service", "uninstall-service",
 ]  # fmt: skip
 WITH_JSON = [
     "ingest", "search", "status", "why", "failures", "retry", "pause", "resume", "confirm-deletes", "reload",
