@@ -1,163 +1,103 @@
-"""The bundled loaders under the contract of all loaders, see `ingestd.testing`."""
+"""Every bundled loader, as the entry points name them, under the contract of all loaders, see `ingestd.testing`."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+import struct
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from ingestd.errors import DamagedFileError
 from ingestd.plugins import discover
 from ingestd.testing import LoaderContract
-from tests import archives, corpus, formats, outlook
+from ingestd.types import Element, File, Loader
+from ingestd_plugins.damage import guarded
+from tests import corpus, formats, specimens
 
-SAMPLES = {f"sample{suffix}": data for suffix, data in {**corpus.samples(), **formats.samples()}.items()}
-"""One document of each format."""
-TEXTS = {"a/heron.txt": "The heron stands. " * 60, "獾.md": "# 獾\n\n獾住在高架桥下。"}
-PACKINGS = (".gz", ".bz2", ".xz", ".zst")
-MAIL = archives.mail("Grüße aus 北京", "Hello\n\nBadgers below.", "<p>Hello</p>", {"übersicht.txt": "attached"})
-OUTLOOK = {
-    "sample.msg": outlook.item(
-        "Grüße aus 北京", "Badgers dig.", ("Ada", "ada@example.org"), [("Bob", "bob@example.org")],
-        {"übersicht.txt": b"attached", "large.txt": b"A large one. " * 400},
-    )
-}  # fmt: skip
-ZIPPED = {"sample.zip": archives.zipped(corpus.samples())}
-TAKEN: dict[str, dict[str, bytes]] = {}
-for _name, _loader in discover("loaders").loaders.items():
-    TAKEN[_name] = {name: data for name, data in SAMPLES.items() if name.removeprefix("sample") in _loader.suffixes}
+HERE = {entry.value for entry in distribution("ingestd").entry_points if entry.group == "ingestd"}
+LOADERS = {name: loader for name, loader in discover("loaders").loaders.items() if type(loader).__module__ in HERE}
+OFFICE = {"legacy"}
+"""LibreOffice makes their files: they are in `test_office`."""
+FILES = {
+    **{suffix: write(formats.WORDS["chinese"]) for suffix, write in specimens.WRITERS.items()},
+    **corpus.samples(),
+    **formats.samples(),
+}
+"""One of each suffix."""
 
 
-class TestText(LoaderContract):
-    loader = "text"
-    samples = TAKEN[loader]
-    quiet = True
+def samples(loader: Loader) -> dict[str, bytes]:
+    """A file of each of its suffixes, but none twice."""
+    distinct: dict[bytes, str] = {}
+    for suffix in loader.suffixes:
+        if suffix in FILES:
+            distinct.setdefault(FILES[suffix], suffix)
+    return {f"sample{suffix}": data for data, suffix in distinct.items()}
 
 
-class TestZip(LoaderContract):
-    loader = "zip"
-    samples = ZIPPED
-    quiet = True
+def contract(loader: Loader, **more: Any) -> type[LoaderContract]:
+    return type(LoaderContract)(loader.name, (LoaderContract,), {"loader": loader.name, "quiet": True, **more})
 
 
-class TestTar(LoaderContract):
-    loader = "tar"
-    samples: ClassVar = {f"sample.tar{suffix}": archives.tarred(TEXTS, suffix) for suffix in ("", *PACKINGS)}
-    cuts = 10
-    flips = 60
-    quiet = True
+for _name, _loader in LOADERS.items():
+    if _samples := samples(_loader):
+        _in_full: Mapping[str, Any] = {"samples": _samples, "pytestmark": [pytest.mark.slow]}
+        globals()[f"Test_{_name}"] = contract(_loader, samples=_samples, cuts=4, flips=12)
+        globals()[f"Test_{_name}_in_full"] = contract(_loader, **_in_full)
 
 
-class TestPacked(LoaderContract):
-    loader = "packed"
-    samples: ClassVar = {f"sample.txt{suffix}": archives.packed(b"Badgers. " * 50, suffix) for suffix in PACKINGS}
-    cuts = 10
-    flips = 60
-    quiet = True
+def test_none_is_left_out() -> None:
+    without = {name for name in LOADERS if f"Test_{name}" not in globals()}
+    assert without == OFFICE, "without a file to try it on: give its suffixes a writer in tests/specimens.py"
 
 
-class TestMail(LoaderContract):
-    loader = "mail"
-    samples: ClassVar = {"sample.eml": MAIL}
-    quiet = True
+class Cursed:
+    """A file of which nothing can be had."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise struct.error(f"no {name}")
 
 
-class TestMailbox(LoaderContract):
-    loader = "mailbox"
-    samples: ClassVar = {"sample.mbox": archives.mailbox(MAIL, archives.mail("Second", "From here on\n"))}
-    quiet = True
+@pytest.mark.parametrize("name", LOADERS)
+def test_each_is_behind_the_guard(name: str) -> None:
+    """Whatever its library raises is named as damage."""
+    with pytest.raises(DamagedFileError, match="damaged: no "):
+        list(LOADERS[name].load(Cursed()))  # type: ignore[arg-type]
 
 
-class TestOutlook(LoaderContract):
-    loader = "outlook"
-    samples = OUTLOOK
-    cuts = 10
-    flips = 100
-    quiet = True
+class Raising:
+    """Of a loader."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @guarded
+    def load(self, file: File) -> Iterator[Element]:
+        yield Element("half of it")
+        raise self.error
 
 
-class TestHtml(LoaderContract):
-    loader = "html"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestTables(LoaderContract):
-    loader = "tables"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestJson(LoaderContract):
-    loader = "json"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestPdf(LoaderContract):
-    loader = "pdf"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestWord(LoaderContract):
-    loader = "word"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestSlides(LoaderContract):
-    loader = "slides"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestSheets(LoaderContract):
-    loader = "sheets"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestXls(LoaderContract):
-    loader = "xls"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestRtf(LoaderContract):
-    loader = "rtf"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestOdf(LoaderContract):
-    loader = "odf"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestEpub(LoaderContract):
-    loader = "epub"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestSubtitles(LoaderContract):
-    loader = "subtitles"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestXml(LoaderContract):
-    loader = "xml"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-class TestNotebook(LoaderContract):
-    loader = "notebook"
-    samples = TAKEN[loader]
-    quiet = True
-
-
-def test_none_of_the_bundled_ones_is_left_out() -> None:
-    held = {contract.loader: contract.samples for contract in LoaderContract.__subclasses__()}
-    assert {name for name, samples in TAKEN.items() if samples} <= held.keys()
-    assert sum(len(TAKEN[name]) for name in held) == len(SAMPLES)
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (struct.error("unpack requires a buffer"), "damaged: unpack requires a buffer"),
+        (KeyError("styles.xml"), "damaged: styles.xml"),
+        (RecursionError("too deep\nreally"), "damaged: too deep really"),
+        (OSError("no valid workbook"), "damaged: no valid workbook"),
+        (OSError(errno.EINVAL, "Invalid argument"), "damaged: [Errno 22] Invalid argument"),
+        (ValueError(), "damaged: ValueError"),
+        (OSError(errno.ENOSPC, "No space left on device"), ""),
+        (OSError(errno.EIO, "Input/output error"), ""),
+        (MemoryError(), ""),
+        (ImportError("no module"), ""),
+    ],
+)
+def test_only_the_content_is_blamed(error: Exception, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(DamagedFileError if reason else type(error)) as raised:
+        list(Raising(error).load(File(tmp_path, "a", "", "", 0, tmp_path)))
+    assert not reason or str(raised.value) == reason
+    assert raised.value is error or raised.value.__cause__ is error

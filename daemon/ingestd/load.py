@@ -467,7 +467,7 @@ def failure(job: int, error: BaseException) -> LoadFailed:
     elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP):
         kind = "unreadable"
     detail = ""
-    if kind == "error":
+    if kind == "error" or error.__cause__ is not None:
         import traceback
 
         lines = "".join(traceback.format_exception(error))[-4000:].splitlines()

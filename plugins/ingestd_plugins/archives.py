@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
+from ingestd_plugins.damage import cause, guarded, of_content
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, struct.error, IndexError)
 """What the libraries raise over damaged content, beside `NotImplementedError` and `RuntimeError`."""
@@ -34,12 +34,9 @@ class ZipLoader:
     extracts = "Each member as a document of its own, see below; the archive's comment"
     omits = "Directories, encrypted members"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
-        try:
-            archive = zipfile.ZipFile(file.path)
-        except (*DAMAGE, NotImplementedError) as error:
-            raise DamagedFileError(f"damaged: {cause(error)}") from None
-        with archive:
+        with zipfile.ZipFile(file.path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             overlapping = overlaps(archive)
             names = decoded([raw_name(member) for member in members])
@@ -62,8 +59,8 @@ class ZipLoader:
         except NotImplementedError as error:
             return Part(name, error=f"cannot be unpacked: {cause(error)}")
         except (*DAMAGE, RuntimeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of the content
+            if not of_content(error):
+                raise
             return Part(name, error=f"damaged: {cause(error)}")
 
 
@@ -117,12 +114,6 @@ def refused(name: str) -> str | None:
 def inside(name: str) -> str:
     """What a refused name comes to when it stays in the archive, so that people can ask for it."""
     return "/".join(step for step in name.split("/") if step not in ("", ".", "..")) or "unnamed"
-
-
-def cause(error: BaseException) -> str:
-    """One line."""
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
 
 
 @hookimpl

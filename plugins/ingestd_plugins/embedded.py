@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ingestd.types import File, Part
-from ingestd_plugins.archives import cause, decoded
+from ingestd_plugins.archives import decoded
+from ingestd_plugins.damage import cause
 
 _PLACE = re.compile(r"(?:word|ppt|xl)/embeddings/[^/]+")
 _CHARTS = re.compile(r"(?:word|ppt|xl)/(?:charts|diagrams)/_rels/[^/]+\.rels")

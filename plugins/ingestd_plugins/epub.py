@@ -15,6 +15,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins import ooxml, zipped
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.html import declared_encoding, page_elements
 
 UNPACKED_LIMIT = 2 << 30
@@ -40,6 +41,7 @@ class EpubLoader:
     )
     omits = "Pictures, sounds, the table of contents"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Chapters as the book orders them; `page` is the chapter's number in that order. Pictures are left out."""
         if not file.size:
@@ -57,7 +59,7 @@ class EpubLoader:
                 try:
                     data = _member(archive, chapter)
                 except errors as error:
-                    damaged.append(f"{chapter} ({zipped.cause(error)[:150]})")
+                    damaged.append(f"{chapter} ({cause(error)[:150]})")
                     continue
                 text = _decoded(data)
                 title, file.title = file.title, None
@@ -86,7 +88,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int = CHAPTER_LIMIT) -> 
     except KeyError:
         raise DamagedFileError(f"damaged: {name} is missing") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        raise DamagedFileError(f"damaged: {name}: {zipped.cause(error)[:150]}") from None
+        raise DamagedFileError(f"damaged: {name}: {cause(error)[:150]}") from None
 
 
 def _tree(data: bytes) -> Any:

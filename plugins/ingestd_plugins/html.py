@@ -10,6 +10,7 @@ from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Kind, Loader
 from ingestd_plugins.charset import blocks, clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.rows import grouped, is_header
 
 PARAGRAPH_LIMIT = 8192
@@ -28,6 +29,7 @@ class HtmlLoader:
     )
     omits = "Scripts, styles and comments; whatever it refers to: nothing is fetched"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Headings, paragraphs, lists, tables and preformatted text; scripts, styles and markup are left out."""
         with file.path.open("rb") as stream:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ingestd.errors import DamagedFileError, EncryptedFileError, FileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.slides import SlidesLoader
 from ingestd_plugins.word import WordLoader
 
@@ -39,6 +40,7 @@ class LegacyLoader:
     )
     omits = "Macros are not run; Word files from before Word 97 may be refused"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """As the loaders of `.docx` and `.pptx` do."""
         slides = file.suffix in _PRESENTATIONS
@@ -66,15 +68,12 @@ def _check(file: File, slides: bool) -> None:
     if not olefile.isOleFile(str(file.path)):
         raise DamagedFileError("damaged: it does not begin as an Office document from 1997 to 2003 does")
     stream = "Current User" if slides else "WordDocument"
-    try:
-        with olefile.OleFileIO(str(file.path)) as document:
-            if document.exists("EncryptedSummary") or document.exists("EncryptedPackage"):
-                raise EncryptedFileError("needs a password")
-            if not document.exists(stream):
-                raise DamagedFileError(f"damaged: it has no stream {stream!r}")
-            head = document.openstream(stream).read(16)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError) as error:
-        raise DamagedFileError(f"damaged: {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    with olefile.OleFileIO(str(file.path)) as document:
+        if document.exists("EncryptedSummary") or document.exists("EncryptedPackage"):
+            raise EncryptedFileError("needs a password")
+        if not document.exists(stream):
+            raise DamagedFileError(f"damaged: it has no stream {stream!r}")
+        head = document.openstream(stream).read(16)
     if len(head) < 16:
         raise DamagedFileError(f"damaged: its stream {stream!r} is cut short")
     if slides:

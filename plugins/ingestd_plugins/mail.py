@@ -15,7 +15,8 @@ from pathlib import Path
 from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
-from ingestd_plugins.archives import cause, decoded
+from ingestd_plugins.archives import decoded
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.html import HtmlLoader
 from ingestd_plugins.text import TextLoader
 
@@ -41,12 +42,10 @@ class MailLoader:
     )
     omits = "The same text in another form; other headers; encryption and signatures; remote pictures are not fetched"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
-        try:
-            with file.path.open("rb") as stream:
-                message = BytesParser(policy=compat32).parse(stream)
-        except (MessageError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise DamagedFileError(f"damaged: {cause(error)}") from None
+        with file.path.open("rb") as stream:
+            message = BytesParser(policy=compat32).parse(stream)
         if not any(name.lower() in ("from", "to", "subject", "date", "received", "message-id") for name in message):
             raise DamagedFileError("it does not begin with the headers of a mail")
         note(file, {name: header(message, name) for name in HEADERS})
@@ -74,6 +73,7 @@ class MailboxLoader:
     extracts = "Each message as a mail of its own, `archive.mbox!/17.eml`"
     omits = "What is not a message"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         with file.path.open("rb") as stream:
             if not stream.readline(LINE).startswith(b"From "):

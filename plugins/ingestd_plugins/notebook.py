@@ -11,8 +11,8 @@ from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Kind, Loader
 from ingestd_plugins.charset import blocks, clean
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.text import markdown, paragraphs
-from ingestd_plugins.zipped import cause
 
 OUTPUT_LIMIT = 20_000
 """Characters of one cell's output that are taken: progress bars and logs say nothing that is looked for."""
@@ -27,6 +27,7 @@ class NotebookLoader:
     extracts = "Prose as Markdown, code, and the text that it put out (20,000 characters a cell); the language"
     omits = "Pictures, HTML and widgets among the output"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Cells in order; `page` is the cell's number. Pictures, HTML and widgets among the outputs are left out."""
         try:

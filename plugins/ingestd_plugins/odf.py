@@ -16,6 +16,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins import ooxml, zipped
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.odf_content import META, OFFICE, Content, Styles, flat
 
 UNPACKED_LIMIT = 4 << 30
@@ -48,6 +49,7 @@ class OdfLoader:
         "repeated is taken once, or up to 200 times"
     )
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Paragraphs, headings, lists, tables and notes in order; `page` is the sheet, slide or drawing."""
         if not file.size:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from ingestd.errors import DamagedFileError, EncryptedFileError, FileError
 from ingestd.types import File
 from ingestd_plugins import zipped
-from ingestd_plugins.zipped import cause
+from ingestd_plugins.damage import cause
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SCAN = 1 << 20

@@ -6,10 +6,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
-from ingestd_plugins.archives import cause
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.mail import LONGEST, note, told
 
 EMBEDDED = "an embedded Outlook item, which is not read"
@@ -25,18 +24,14 @@ class OutlookLoader:
     extracts = "As `mail`"
     omits = "An Outlook item inside the mail is named, not read"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         import oxmsg
 
-        try:
-            message = oxmsg.Message.load(str(file.path))
-            note(file, headers(message))
-            text = message.body or ""
-            html = "" if text.strip() else message.html_body or ""
-        except damage() as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DamagedFileError(f"damaged: {cause(error)}") from None
+        message = oxmsg.Message.load(str(file.path))
+        note(file, headers(message))
+        text = message.body or ""
+        html = "" if text.strip() else message.html_body or ""
         if file.title:
             yield Element(file.title, "title")
         if text.strip() or html:

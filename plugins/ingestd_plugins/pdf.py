@@ -18,6 +18,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
 from ingestd_plugins import embedded
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.pagelayout import Block, Line, in_reading_order, paragraph
 
 SHRINK_EVERY = 50
@@ -38,6 +39,7 @@ class PdfLoader:
     )
     omits = "Page numbers; the text in pictures; forms, scripts, sounds"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """One element for each paragraph; headings by the outline and by the size of the letters.
 

@@ -10,9 +10,9 @@ from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.rows import grouped
 from ingestd_plugins.text import paragraphs
-from ingestd_plugins.zipped import cause
 
 _PICTURE = re.compile(rb"[0-9a-fA-F\r\n]{512,}")
 """Pictures and objects are written in hexadecimal digits; the library would look at each of them."""
@@ -29,6 +29,7 @@ class RtfLoader:
     extracts = "Paragraphs, tables as rows, what links show; title, author, subject and keywords"
     omits = "Footnotes, headers, footers, comments, pictures; linked templates are not fetched"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """A paragraph an element, a line for each row of a table."""
         data = file.path.read_bytes()
@@ -62,10 +63,7 @@ def _plain(text: str) -> str:
     from striprtf import striprtf
 
     library: Any = striprtf
-    try:
-        found: str = library.rtf_to_text(text, errors="ignore")
-    except (ValueError, TypeError, LookupError, OverflowError) as error:
-        raise DamagedFileError(f"damaged: {cause(error)}") from None
+    found: str = library.rtf_to_text(text, errors="ignore")
     # Characters beyond the first 65,536 are written as two halves.
     return clean(found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore"))
 

@@ -13,6 +13,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
 from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.rows import sheet_elements, trimmed
 
 UNPACKED_LIMIT = 4 << 30
@@ -39,6 +40,7 @@ class SheetsLoader:
     )
     omits = "Formulas as such, comments, text boxes, charts, pictures, macros; what follows 5,000 empty rows"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)

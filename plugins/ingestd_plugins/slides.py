@@ -10,6 +10,7 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
 from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.rows import grouped, is_header
 
 UNPACKED_LIMIT = 1 << 30
@@ -39,6 +40,7 @@ class SlidesLoader:
     )
     omits = "Pictures, sounds, animations, macros, what only a layout shows"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """Title, text, tables, charts, diagrams and notes of each slide; `page` is the slide's number."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)

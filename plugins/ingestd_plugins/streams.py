@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, cast
 from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader, Part
-from ingestd_plugins.archives import cause, decoded, inside, refused
+from ingestd_plugins.archives import decoded, inside, refused
+from ingestd_plugins.damage import cause, guarded, of_content
 
 MARKS = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -35,6 +36,7 @@ class TarLoader:
     extracts = "Each member as a document of its own, see below"
     omits = "Directories, links, devices, sparse files"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         found = 0
         try:
@@ -48,8 +50,8 @@ class TarLoader:
                 if vars(archive).get("open_end"):
                     file.warn("the archive has no end mark: it may be cut short")
         except damage() as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of the content
+            if not of_content(error):
+                raise
             ending = cause(error)
         if not ending:
             return
@@ -68,14 +70,10 @@ class PackedLoader:
     extracts = "The one file in it, by its name without the suffix, as a document of its own"
     omits = "The name and time that it was packed with"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
-        try:
-            with unpacked(file.path, must=True) as stream:
-                yield file.part(_inner_name(file.name), stream)
-        except damage() as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise DamagedFileError(f"damaged: {cause(error)}") from None
+        with unpacked(file.path, must=True) as stream:
+            yield file.part(_inner_name(file.name), stream)
 
 
 class _Header(tarfile.TarInfo):

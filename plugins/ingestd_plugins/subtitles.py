@@ -10,6 +10,7 @@ from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins.charset import lines
+from ingestd_plugins.damage import guarded
 
 GROUP = 600
 """Characters; cues are gathered into elements of about this size."""
@@ -35,6 +36,7 @@ class SubtitlesLoader:
     )
     omits = "Numbers, styles, positions and notes"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Sentences across cues; metadata `start` and `end` in seconds. Numbers, styles and positions are left out."""
         said: list[str] = []

@@ -11,6 +11,7 @@ from ingestd.errors import DamagedFileError
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins.charset import blocks, clean, lines
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.jsontext import JsonSyntaxError, records
 from ingestd_plugins.rows import grouped, is_header, trimmed
 
@@ -27,6 +28,7 @@ class TableLoader:
     extracts = "A line for each row, `column: value; ...` where the first row names the columns; the delimiter is found"
     omits = "Empty cells"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """One line for each row, "column: value; ..." where the first row names the columns."""
         source = lines(file)
@@ -118,6 +120,7 @@ class JsonLoader:
     extracts = "A line for each value, `key.path: value`, gathered by record"
     omits = "`null`"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Lines "key.path: value", gathered by record."""
         yield from _gathered(_records_by_line(file) if file.suffix in (".jsonl", ".ndjson") else _records(file))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Kind, Loader
 from ingestd_plugins.charset import blocks
+from ingestd_plugins.damage import guarded
 
 PARAGRAPH_LIMIT = 8192
 """Characters; a longer paragraph, such as a log without blank lines, is cut at a line end."""
@@ -37,6 +38,7 @@ class TextLoader:
     )
     omits = "Pictures and files that a text refers to"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """One element for each paragraph; headings where the format marks them."""
         pieces = paragraphs(blocks(file))

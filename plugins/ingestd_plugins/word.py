@@ -11,6 +11,7 @@ from ingestd.types import Element, File, Kind, Loader
 from ingestd.types import Part as Embedded
 from ingestd_plugins import embedded, ooxml
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import guarded
 from ingestd_plugins.rows import grouped, is_header
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class WordLoader:
         "Deleted text, the table of contents, pictures, charts, macros; linked pictures and templates are not fetched"
     )
 
+    @guarded
     def load(self, file: File) -> Iterator[Element | Embedded]:
         """Body in order; text boxes, footnotes and comments behind their paragraph; headers and footers once, last."""
         ooxml.check(file, self.name, UNPACKED_LIMIT)

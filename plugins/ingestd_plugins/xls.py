@@ -12,8 +12,8 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File, Loader
 from ingestd_plugins import ooxml
 from ingestd_plugins.charset import clean
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.rows import sheet_elements, trimmed
-from ingestd_plugins.zipped import cause
 
 
 class XlsLoader:
@@ -24,6 +24,7 @@ class XlsLoader:
     extracts = "As `sheets`: rows of each sheet under their column names, dates as dates, formulas as their last value"
     omits = "Comments, text boxes, charts, macros"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """The name of each sheet as a heading, then its rows; `page` is the sheet's number."""
         import xlrd

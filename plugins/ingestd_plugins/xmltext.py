@@ -10,9 +10,9 @@ from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File
 from ingestd.types import Loader as LoaderProtocol
 from ingestd_plugins.charset import blocks, clean
+from ingestd_plugins.damage import cause, guarded
 from ingestd_plugins.html import declared_encoding
 from ingestd_plugins.text import paragraphs
-from ingestd_plugins.zipped import cause
 
 GROUP = 1200
 """Characters; short values are gathered into elements of about this size."""
@@ -40,6 +40,7 @@ class XmlLoader:
     )
     omits = "Comments, processing instructions; entities are not expanded, nothing outside is read"
 
+    @guarded
     def load(self, file: File) -> Iterator[Element]:
         """Lines "tag: text" with the attributes of each tag, gathered; long texts alone. Of SVG only what is written.
 

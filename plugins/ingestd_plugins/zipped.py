@@ -8,6 +8,7 @@ import zipfile
 from ingestd.config.units import parse_size, spell_size
 from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, LimitError
 from ingestd.types import File
+from ingestd_plugins.damage import cause
 
 MEMBERS = 65_535
 
@@ -48,9 +49,3 @@ def unpacked_limit(file: File, default: int) -> int:
     if not isinstance(size, int) or size <= 0:
         raise ConfigError(f'max_unpacked: {value!r} is no size; write one as "512MiB"')
     return size
-
-
-def cause(error: BaseException) -> str:
-    """One line that says what is wrong."""
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    return text[:250] or type(error).__name__

@@ -142,8 +142,10 @@ class LoaderContract:
         bench.check(variants.cut(sample, self._samples()[sample], self.cuts))
 
     def test_a_sample_with_a_changed_byte(self, bench: Bench, sample: str) -> None:
-        """At `flips` places, one at a time."""
-        bench.check(variants.flipped(sample, self._samples()[sample], self.flips))
+        """At `flips` places, one at a time; of a zip also at as many inside of its members."""
+        data = self._samples()[sample]
+        bench.check(variants.flipped(sample, data, self.flips))
+        bench.check(variants.flipped_inside(sample, data, self.flips))
 
     def test_a_sample_with_another_suffix(self, bench: Bench, sample: str) -> None:
         """It is chosen by hand, as with `[load.NAME] suffixes`."""

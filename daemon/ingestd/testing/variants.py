@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +32,22 @@ def flipped(name: str, data: bytes, number: int) -> Iterator[Variant]:
         changed = data[place] ^ change
         what = f"byte {place} of {len(data)} is 0x{changed:02x}, not 0x{data[place]:02x}"
         yield Variant(name, data[:place] + bytes([changed]) + data[place + 1 :], what)
+
+
+def flipped_inside(name: str, data: bytes, number: int) -> Iterator[Variant]:
+    """Of a zip, and of what is one by another name: as `flipped`, but in a member before it is packed."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    for seed in range(number):
+        member = random.Random(seed).choice(sorted(members))
+        for variant in list(flipped(name, members[member], seed + 1))[-1:]:
+            stream = io.BytesIO()
+            with zipfile.ZipFile(stream, "w") as archive:
+                for each, content in members.items():
+                    archive.writestr(zipfile.ZipInfo(each), variant.data if each == member else content)
+            yield Variant(name, stream.getvalue(), f"in {member}: {variant.what}")
 
 
 def foreign(suffix: str) -> Iterator[Variant]:
