@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
 import shutil
 import subprocess
@@ -138,20 +139,56 @@ needs_setpriv = pytest.mark.skipif(
 )
 
 
+def stranger(*arguments: str) -> tuple[int, str, str | None]:
+    """What is said to another user: without its capabilities root is one like others."""
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", "--clear-groups",
+         sys.executable, "-m", "ingestd", *arguments],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == ""
+    return judged(done.returncode, done.stderr)
+
+
+CLOSED = (["status"], ["failures"], ["why", "a.txt"], ["ingest", "docs"], ["retry", "--all"], ["reload"],
+          ["search", "x"], ["verify"], ["wait"])  # fmt: skip
+
+
 @needs_setpriv
 def test_another_users_state(place: Path) -> None:
-    """Without its capabilities root is a user like others."""
     state = place / "state"
     state.mkdir(mode=0o700)
     os.chown(state, 65534, 65534)
-    for arguments in (["status"], ["failures"], ["why", "a.txt"], ["ingest", "docs"], ["retry", "--all"], ["reload"]):
-        done = subprocess.run(
-            ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all",
-             sys.executable, "-m", "ingestd", "--config", "good.toml", "--state", str(state), *arguments],
-            env=environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.stdout == ""
-        code, error, _ = judged(done.returncode, done.stderr)
-        assert code in (2, 3)
-        assert str(state) in error
-        assert "Permission denied" in error or "another user" in error
+    for arguments in CLOSED:
+        code, error, _ = stranger("--config", "good.toml", "--state", str(state), *arguments)
+        assert code == 3
+        assert f"the daemon at {state}/control.sock belongs to another user" in error
+
+
+@needs_setpriv
+def test_another_users_daemon_whose_socket_is_for_a_group(place: Path) -> None:
+    """As the service has it: the state is closed, the socket elsewhere. It runs not, and then not for this user."""
+    for name in ("state", "run"):
+        (place / name).mkdir(mode=0o700)
+        os.chown(place / name, 65534, grp.getgrnam("games").gr_gid)
+    (place / "run").chmod(0o755)
+    own = f'[state]\ncontrol_group = "games"\ncontrol_socket = "{place}/run/control.sock"\n'
+    (place / "group.toml").write_text(own + GOOD)
+    options = ["--config", "group.toml", "--state", str(place / "state")]
+    for arguments in CLOSED:
+        code, error, command = stranger(*options, *arguments)
+        assert (code, command) == (3, "ingestd run")
+        assert error.startswith(f"no daemon is running at {place}/run/control.sock")
+        assert "is closed to this user" in error or arguments == ["reload"]
+    (place / "run").chmod(0o750)
+    for arguments in CLOSED:
+        code, error, command = stranger(*options, *arguments)
+        assert (code, command) == (3, "sudo usermod -aG games root")
+        assert "is for the group games, and root is not in it; once added, log in again" in error
+
+
+def test_a_service_is_started_by_its_manager(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingestd.unit.STATE", place / "state")
+    monkeypatch.setattr("ingestd.unit.PACKAGED", (place / "good.toml",))
+    assert said([*OK, "reload"])[2] == "sudo systemctl start ingestd"
+    assert "not running: sudo systemctl start ingestd" in CliRunner().invoke(cli, [*OK, "status"]).stdout

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from ingestd import journal, reindexing, reports
 from ingestd.config import Config
 from ingestd.control import Control
-from ingestd.errors import AlreadyRunningError, IngestdError, UnreachableError, UsageError
+from ingestd.errors import AlreadyRunningError, IngestdError, NotRunningError, UnreachableError, UsageError
 from ingestd.lock import Lock, unusable
 from ingestd.manifest import Plugins
 from ingestd.paths import exists, split_member
 from ingestd.sandbox import low_oom_score
 from ingestd.service import Notifier, Service
 from ingestd.types import display
+from ingestd.unit import starting
 
 if TYPE_CHECKING:
     from ingestd.daemon import Daemon
@@ -119,7 +120,7 @@ async def _reload(daemon: Daemon) -> None:
 
 def reload(config: Config) -> dict[str, Any]:
     """Have the daemon read its configuration again. Raises `ConfigError` where that is refused."""
-    with Control(config.control_socket) as control:
+    with reach(config) as control:
         return control.call("reload")
 
 
@@ -278,7 +279,8 @@ def wait(config: Config, timeout: float | None, *, progress: Progress = lambda s
             return True
         if not found["running"] and busy:
             raise UnreachableError(
-                f"{busy} files are queued, but no daemon is running at {config.control_socket}", command="ingestd run"
+                f"{busy} files are queued, but no daemon is running at {config.control_socket}",
+                command=starting(config.state_directory),
             )
         if deadline is not None and time.monotonic() >= deadline:
             return False
@@ -398,13 +400,25 @@ def drop_index(config: Config) -> int:
 
 
 def connect(config: Config) -> Control | None:
-    """The daemon that holds the state directory, if one runs."""
+    """The daemon that holds the state directory; None where none runs, and this user can do without."""
     try:
-        return Control(config.control_socket)
-    except UnreachableError as error:
-        if error.command == "ingestd run":
-            return None
-        raise
+        return reach(config)
+    except NotRunningError as error:
+        state = config.state_directory
+        try:
+            if os.access(state, os.R_OK | os.X_OK) or not state.is_dir():
+                return None
+        except PermissionError:  # of a directory above it
+            pass
+        raise UnreachableError(f"{error.message}, and {state} is closed to this user", command=error.command) from None
+
+
+def reach(config: Config) -> Control:
+    """The daemon that holds the state directory. Raises `NotRunningError` where none runs."""
+    try:
+        return Control(config.control_socket, group=config.state.control_group)
+    except NotRunningError as error:
+        raise NotRunningError(error.message, command=starting(config.state_directory)) from None
 
 
 @contextlib.contextmanager

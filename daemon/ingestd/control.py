@@ -14,6 +14,7 @@ import grp
 import logging
 import os
 import pwd
+import shlex
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from ingestd.errors import (
     ChannelError,
     ConfigError,
     IngestdError,
+    NotRunningError,
     UnreachableError,
     UsageError,
 )
@@ -374,20 +376,18 @@ def _user(number: int) -> str:
 class Control:
     """A blocking connection to the daemon at `path`, for commands and the library. A context manager.
 
-    `timeout`: the longest silence of the daemon in seconds, None for any; a command may take its time. Raises
-    `UnreachableError` where there is no daemon.
+    `timeout`: the longest silence of the daemon in seconds, None for any; a command may take its time. `group`: whose
+    members are admitted. Raises `NotRunningError` where there is no daemon, else `UnreachableError`.
     """
 
-    def __init__(self, path: Path, *, timeout: float | None = None) -> None:
+    def __init__(self, path: Path, *, timeout: float | None = None, group: str | None = None) -> None:
         self.path = path
         try:
             sock = _connect(path, CONNECT_TIMEOUT)
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise UnreachableError(f"no daemon is running at {path}", command="ingestd run") from None
+            raise NotRunningError(f"no daemon is running at {path}", command="ingestd run") from None
         except PermissionError:
-            raise UnreachableError(
-                f"the daemon at {path} belongs to another user: run this as that user, or see [state] control_group"
-            ) from None
+            raise _not_admitted(path, group) from None
         except BlockingIOError:
             raise UnreachableError(f"the daemon at {path} does not answer") from None
         except OSError as error:
@@ -457,6 +457,28 @@ class Control:
             self._channel.send(frame, [descriptor])
         finally:
             os.close(descriptor)
+
+
+def _not_admitted(path: Path, group: str | None) -> UnreachableError:
+    """Why this user cannot connect, and what is to be done about it."""
+    me = _user(os.geteuid())
+    try:
+        members = grp.getgrnam(group) if group else None
+    except KeyError:
+        members = None
+    if members is None or members.gr_gid in (os.getegid(), *os.getgroups()):
+        return UnreachableError(
+            f"the daemon at {path} belongs to another user: run this as that user, or see [state] control_group"
+        )
+    if me in members.gr_mem:
+        return UnreachableError(
+            f"the daemon at {path} is for the group {group}, and {me} logged in before being in it: log in again",
+            command=f"newgrp {group}",
+        )
+    return UnreachableError(
+        f"the daemon at {path} is for the group {group}, and {me} is not in it; once added, log in again",
+        command=shlex.join(["sudo", "usermod", "-aG", str(group), me]),
+    )
 
 
 def _error(failure: Failure) -> IngestdError:

@@ -7,6 +7,7 @@ its own that is given up after `DEADLINE`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -27,9 +28,10 @@ from typing import Any, Literal, NamedTuple
 from ingestd import __version__, commands, devices, journal
 from ingestd.config import Config
 from ingestd.config.units import spell_size
-from ingestd.errors import IngestdError, UsageError
+from ingestd.errors import IngestdError, UnreachableError, UsageError
 from ingestd.sandbox import landlock
 from ingestd.types import display
+from ingestd.unit import starting
 
 ROOM = 1 << 30
 """Bytes that should be free where the state lies."""
@@ -176,6 +178,10 @@ def state(config: Config) -> Iterator[Finding]:
     while not there.exists():
         there = there.parent
     if not os.access(there, os.W_OK | os.X_OK):
+        with contextlib.suppress(UnreachableError):
+            commands.reach(config).close()
+            yield Finding("state", "ok", f"{directory}, which the daemon alone may open")
+            return
         yield Finding("state", "wrong", f"{directory} cannot be written by this user", join(["ls", "-ld", str(there)]))
         return
     free = shutil.disk_usage(there).free
@@ -278,6 +284,8 @@ def accelerators(config: Config) -> Iterator[Finding]:
 
 def index(config: Config) -> Iterator[Finding]:
     path = config.state_directory / "journal.sqlite"
+    if not os.access(config.state_directory, os.X_OK) and config.state_directory.is_dir():
+        return  # `state` has told it
     if not path.exists():
         yield Finding("index", "ok", "nothing is indexed yet")
         return
@@ -320,7 +328,7 @@ def sink(config: Config) -> Iterator[Finding]:
 def daemon(config: Config) -> Iterator[Finding]:
     status: dict[str, Any] = commands.status(config)
     if not status["running"]:
-        yield Finding("daemon", "warning", "not running", "ingestd run")
+        yield Finding("daemon", "warning", "not running", starting(config.state_directory))
     elif not status["ready"]:
         waiting = "; ".join(status["waiting_for"]) or "its sources"
         yield Finding("daemon", "warning", f"running with pid {status['pid']}, waits for {waiting}", "ingestd status")

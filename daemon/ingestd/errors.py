@@ -31,6 +31,10 @@ class AlreadyRunningError(UnreachableError):
     """Another daemon holds the state directory."""
 
 
+class NotRunningError(UnreachableError):
+    """No daemon runs where its control socket should be."""
+
+
 class ChannelError(IngestdError):
     """A frame that is not what the protocol allows; its sender is killed."""
 

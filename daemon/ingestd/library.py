@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ingestd.errors import AlreadyRunningError, FileError, UnreachableError, UsageError
+from ingestd.errors import AlreadyRunningError, FileError, NotRunningError, UsageError
 from ingestd.paths import exists, split_member
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class Library:
             return
         from ingestd.control import Control
 
-        with Control(self._config.control_socket) as control:
+        with Control(self._config.control_socket, group=self._config.state.control_group) as control:
             yield from control.stream(command, **arguments)
 
     def _own(self) -> _Engine | None:
@@ -274,11 +274,10 @@ class Library:
                 raise UsageError("this Library is closed")
             if self._engine is None:
                 try:
-                    Control(self._config.control_socket).close()
+                    Control(self._config.control_socket, group=self._config.state.control_group).close()
                     return None
-                except UnreachableError as error:
-                    if error.command != "ingestd run":
-                        raise
+                except NotRunningError:
+                    pass
                 try:
                     self._engine = _Engine(self._config)
                 except AlreadyRunningError:

@@ -19,6 +19,7 @@ from ingestd.errors import UsageError
 from ingestd.journal import Row, SourceRow
 from ingestd.messages import Manifest, PluginError
 from ingestd.types import STATES, Hit, Loader, display
+from ingestd.unit import starting
 
 if TYPE_CHECKING:
     from ingestd.config import Config, LoadTable
@@ -214,6 +215,7 @@ def offline_status(config: Config, db: sqlite3.Connection | None) -> dict[str, A
     sources = journal.sources(db) if db is not None else {}
     return {
         "running": False,
+        "start": starting(config.state_directory),
         "ready": False,
         "waiting_for": [],
         "files": states(files, 0),

@@ -89,10 +89,35 @@ def test_start_returns_when_it_is_ready_and_the_group_may_search(box: Box) -> No
     indexed(box, drop(box, "second.md", "The second document speaks of otters."))
     assert "second.md" in box.sh("ingestd search --top 1 otters", "ann")
     box.until("systemctl status ingestd | grep -q 'Status: .*2 indexed, 0 failed'")
-    refused = box.run("ingestd", "status", user="bob")
-    assert refused.returncode == 3
-    assert "another user" in refused.stderr
-    assert "Traceback" not in refused.stderr
+
+
+def test_who_may_not_use_it_is_told_how_to(box: Box) -> None:
+    for command in (["status"], ["search", "herons"], ["why", "/srv/ingestd/first.md"], ["retry", "--all"], ["reload"]):
+        refused = box.run("ingestd", *command, user="bob")
+        assert refused.returncode == 3, refused.stdout
+        assert "is for the group ingestd, and bob is not in it" in refused.stderr
+        assert "try: sudo usermod -aG ingestd bob\n" in refused.stderr
+    old = ["setpriv", "--reuid=bob", "--regid=bob", "--clear-groups", "ingestd", "status"]  # a session from before
+    box.sh("usermod -aG ingestd bob")
+    told = box.run(*old).stderr
+    box.sh("ingestd status", "bob")
+    box.sh("gpasswd -d bob ingestd")
+    assert "bob logged in before being in it: log in again\ntry: newgrp ingestd\n" in told
+
+
+def test_whoever_finds_it_stopped_is_told_how_to_start_it(box: Box) -> None:
+    box.sh("systemctl stop ingestd")
+    for user in ("ann", "bob"):
+        for command in (["status"], ["search", "herons"], ["why", "/srv/ingestd/first.md"], ["retry", "--all"],
+                        ["reload"], ["ingest", "/srv/ingestd"], ["verify"], ["wait"], ["failures"]):  # fmt: skip
+            stopped = box.run("ingestd", *command, user=user)
+            assert stopped.returncode == 3, stopped.stdout + stopped.stderr
+            assert stopped.stderr.startswith("error: no daemon is running at /run/ingestd/control.sock")
+            assert stopped.stderr.endswith("\ntry: sudo systemctl start ingestd\n")
+    assert "try: sudo systemctl start ingestd" in box.run("ingestd", "doctor", user="ann").stdout
+    assert "not running: sudo systemctl start ingestd" in box.sh("ingestd status")
+    box.sh("systemctl start ingestd")
+    assert "which the daemon alone may open" in box.run("ingestd", "doctor", user="ann").stdout
 
 
 def test_the_sandbox_holds_inside_the_unit(box: Box) -> None:

@@ -67,7 +67,7 @@ def live(status: _Row, width: int) -> Group:
             layout.line("stopping: ", "what is in hand is finished; Ctrl-C again stops at once", style="yellow")
         )
     elif not status.get("running", True):
-        lines.append(layout.line("no daemon is running: ", "ingestd run", style="yellow"))
+        lines.append(layout.line("no daemon is running: ", status.get("start", "ingestd run"), style="yellow"))
     elif not status.get("ready", True):
         lines.append(layout.line("waiting for ", layout.plain(status.get("waiting_for") or "workers"), style="yellow"))
     lines += [_source(source, width) for source in status.get("sources", ())]
@@ -144,7 +144,7 @@ def ingest_line(progress: _Row) -> str:
 def status_line(status: _Row) -> str:
     """The status for a log."""
     if not status.get("running"):
-        return "no daemon is running: ingestd run"
+        return f"no daemon is running: {status.get('start', 'ingestd run')}"
     counts = [fact.plain for fact in _states(status.get("files", {}))]
     waiting = "" if status.get("ready") else f"waiting for {layout.plain(status.get('waiting_for') or 'workers')}"
     return clean_line(", ".join(filter(None, [*counts, *_rates(status.get("rates", {})), waiting])))
@@ -277,7 +277,7 @@ def state_of(status: _Row) -> Group:
     """`ingestd status`."""
     running = status.get("running")
     if not running:
-        head = Text("not running", style="yellow")
+        head = Text(f"not running: {status.get('start', 'ingestd run')}", style="yellow")
     elif status.get("ready"):
         since = f" for {spell_duration(status['uptime_seconds'])}" if status.get("uptime_seconds") else ""
         head = Text(f"running{since}", style="green")

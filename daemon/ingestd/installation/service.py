@@ -22,14 +22,10 @@ from ingestd.config.settings import SYSTEM_FILE, user_file
 from ingestd.errors import ConfigError, UnreachableError, UsageError
 from ingestd.installation import program
 from ingestd.installation.plan import Plan, Remove, Run, Write, stamped
+from ingestd.unit import NAME, PACKAGED, STATE, UNIT, UNITS
 
-NAME: Final = "ingestd"
-UNIT: Final = "ingestd.service"
-STATE: Final = Path("/var/lib/ingestd")
 CACHE: Final = Path("/var/cache/ingestd")
 DROP_FOLDER: Final = Path("/srv/ingestd")
-PACKAGED: Final = (Path("/usr/lib/systemd/system") / UNIT, Path("/lib/systemd/system") / UNIT)
-"""A distribution's package has the unit there."""
 
 
 def source(name: str) -> str:
@@ -49,7 +45,7 @@ class Place:
 
     @property
     def units(self) -> Path:
-        return user_file(self.environ).parents[1] / "systemd" / "user" if self.user else Path("/etc/systemd/system")
+        return user_file(self.environ).parents[1] / "systemd" / "user" if self.user else UNITS
 
     @property
     def config(self) -> Path:
