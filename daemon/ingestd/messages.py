@@ -50,12 +50,14 @@ class Ready(Frame, frozen=True, kw_only=True):
 class StartFailed(Frame, frozen=True, kw_only=True):
     """The worker cannot start, and says why before it exits.
 
-    `fatal`: another start would not help. `away`: a server does not answer.
+    `fatal`: another start would not help. `away`: a server does not answer. `wrong`: the configuration, or what is
+    installed, does not fit.
     """
 
     reason: Reason
     fatal: bool = False
     away: bool = False
+    wrong: bool = False
     command: Short | None = None
     """The next command to type."""
 

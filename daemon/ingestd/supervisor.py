@@ -26,7 +26,7 @@ import msgspec
 import ingestd
 from ingestd import channel, process, service
 from ingestd.async_channel import AsyncChannel
-from ingestd.errors import ChannelError, IngestdError
+from ingestd.errors import ChannelError, ConfigError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
 from ingestd.oom import OomKills
 from ingestd.types import display
@@ -82,6 +82,10 @@ class StartError(IngestdError):
         self.fatal = fatal
         self.passing = passing
         self.away = away
+
+
+class WrongStartError(StartError, ConfigError):
+    """A worker cannot start with what is configured, or installed."""
 
 
 class Worker:
@@ -159,7 +163,8 @@ class Worker:
         if not self._words and (place := self.progress()[1]):
             reason = f"{place}: {reason}"
         await self.end("it did not start")
-        raise StartError(
+        kind = WrongStartError if self._words and self._words.wrong else StartError
+        raise kind(
             f"the {self.stage} worker cannot start: {reason}",
             fatal=bool(self._words and self._words.fatal),
             away=bool(self._words and self._words.away),

@@ -18,7 +18,7 @@ import msgspec
 import ingestd
 from ingestd import process
 from ingestd.channel import Channel, read_blob
-from ingestd.errors import IndexAwayError, IndexUnavailableError, IngestdError
+from ingestd.errors import ConfigError, IndexAwayError, IndexUnavailableError, IngestdError
 from ingestd.messages import TO_WORKER, Ready, Start, StartFailed
 
 PAGE_SIZE: Final = 4096
@@ -118,7 +118,8 @@ def main() -> None:
             # A full disk or a lost server passes; a wrong configuration does not.
             fatal = isinstance(error, IngestdError) and not isinstance(error, IndexUnavailableError)
             away = isinstance(error, IndexAwayError)
-            channel.send(StartFailed(reason=reason, fatal=fatal, away=away, command=command))
+            wrong = isinstance(error, ConfigError)
+            channel.send(StartFailed(reason=reason, fatal=fatal, away=away, wrong=wrong, command=command))
         except OSError:
             pass
         sys.stderr.flush()

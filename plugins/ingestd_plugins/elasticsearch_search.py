@@ -118,7 +118,8 @@ async def _best_worded(
 
 
 async def _hits(server: Server, index: Index, body: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = await ask(server, index.name, {**body, "_source": _FIELDS, "track_total_hits": False}, frequencies=True)
+    body = {**body, "_source": _FIELDS, "track_total_hits": False}
+    answer = await ask(server, index.name, body, frequencies="knn" not in body)  # which the server refuses
     found: list[dict[str, Any]] = answer["hits"]["hits"]
     return found
 

@@ -20,6 +20,8 @@ OLDEST = (8, 15)
 BASE64_VECTORS = (9, 3)
 EXCLUDED_VECTORS = (9, 2)
 """From here on the server leaves vectors out of the source that it returns, unless asked."""
+HEALTH = 5.0
+"""Seconds that the server has to say whether shards are away."""
 _PAUSING = (401, 403, 408, 429, 500, 502, 503, 504)
 
 T = TypeVar("T")
@@ -122,7 +124,17 @@ class Server:
                 raise self.explain(action, error) from None
             return missing
         except (self.errors.ApiError, self.errors.TransportError) as error:
-            raise self.explain(action, error) from None
+            raise self.explain(action, error, red=await self._is_red(error)) from None
+
+    async def _is_red(self, error: Exception) -> bool:
+        """Whether shards are away, which may be why a request came to nothing."""
+        if getattr(error, "status_code", None) != 503 and not isinstance(error, self.errors.ConnectionTimeout):
+            return False
+        try:
+            health = await self.client.options(max_retries=0, request_timeout=HEALTH).cluster.health()
+        except (self.errors.ApiError, self.errors.TransportError):
+            return False
+        return bool(health["status"] == "red")
 
     async def call_raw(self, request: Callable[[AsyncElasticsearch], Awaitable[T]]) -> T:
         """One request, with the credentials as their files have them now where the server refuses older ones."""
@@ -142,9 +154,11 @@ class Server:
         self.client = self.client.options(**found)
         return True
 
-    def explain(self, action: str, error: Exception) -> IngestdError:
+    def explain(self, action: str, error: Exception, *, red: bool = False) -> IngestdError:
         """What a person is told. No part of it comes from a request, which holds credentials."""
         said = f"cannot {action} Elasticsearch at {self.where}: "
+        if red:
+            said += "the cluster is red, shards are not available: "
         if isinstance(error, self.errors.ApiError):
             status, reason = error.meta.status, reason_of(error)
             if status == 401:
@@ -178,7 +192,7 @@ def words(error: Any) -> str:
     roots = error.get("root_cause") or []
     causes = [error.get("caused_by"), roots[0] if roots else None]
     told += [f"{c.get('type')}: {c.get('reason')}" for c in causes if isinstance(c, dict)]
-    return "; ".join(dict.fromkeys(told))[:1000]
+    return "; ".join(dict.fromkeys(each for each in told if not each.endswith(": ")))[:1000]
 
 
 def cause(error: Exception) -> str:

@@ -65,6 +65,12 @@ def eventually(true: Callable[[], Any], what: str) -> Any:
         time.sleep(0.1)
 
 
+def get(url: str, path: str) -> Any:
+    """What the server says."""
+    with urllib.request.urlopen(url + path, timeout=60) as answer:
+        return json.load(answer)
+
+
 def put(url: str, path: str, body: Any) -> None:
     """Tell the server something directly."""
     headers = {"Content-Type": "application/json"}

@@ -31,6 +31,10 @@ class Proxy:
         later)."""
         self.poison: bytes | None = None
         """Bulk items with these bytes get a field that the mapping does not know."""
+        self.version: str | None = None
+        """What the server says it is, instead of the version that it has."""
+        self.bulks: list[bytes] = []
+        """The body of every bulk request."""
         self.done: Counter[str] = Counter()
         self.seen: list[str] = []
         """The `Authorization` of every request."""
@@ -79,6 +83,7 @@ class Proxy:
         fault = None
         if "_bulk" in request.path:
             fault = self._fault()
+            self.bulks.append(body)
             body = self._poisoned(body)
         if fault is not None:
             self.done[fault] += 1
@@ -100,6 +105,10 @@ class Proxy:
         except OSError:  # the node is away
             request.close_connection = True
             return
+        if self.version is not None and request.path == "/":
+            told = json.loads(data)
+            told["version"]["number"] = self.version
+            data = json.dumps(told).encode()
         if fault == "lost":
             request.close_connection = True
             return

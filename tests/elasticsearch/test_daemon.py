@@ -8,7 +8,7 @@ import pytest
 
 from tests import corpus
 from tests.elasticsearch.nodes import Node
-from tests.elasticsearch.places import configured, contents, eventually, options, put
+from tests.elasticsearch.places import configured, contents, eventually, get, options, put
 from tests.processes import daemons
 from tests.processes.daemons import ingest, ingestd, running, write_config
 
@@ -84,3 +84,33 @@ def test_an_index_that_takes_no_writes_is_waited_for(url: str, tmp_path: Path, b
         assert "cluster_block_exception" in " ".join(status["waiting_for"])
         put(url, f"/{table['name']}/_settings", {block: None})
         eventually(lambda: daemon.status()["files"]["indexed"] == 2, "it is not resumed")
+
+
+def test_a_red_cluster_is_waited_for(node: Node, tmp_path: Path) -> None:
+    """The server answers, but what holds the documents is away: here its part of the disk."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("first")
+    table = options(node.url, timeout="5s")
+    state = tmp_path / "state"
+    config = configured(state, folder, table)
+    with running(config, state) as daemon:
+        eventually(lambda: daemon.status()["files"]["indexed"] == 1, "it is not indexed")
+        (found,) = get(node.url, f"/{table['name']}/_settings").values()
+        shard = node.directory / "data" / "indices" / found["settings"]["index"]["uuid"] / "0"
+        node.kill()
+        shard.rename(tmp_path / "away")
+        node.start(wait=False)
+        (folder / "b.txt").write_text("second")
+        (folder / "a.txt").unlink()
+        said = "the cluster is red, shards are not available"
+        eventually(lambda: said in " ".join(daemon.status()["waiting_for"]), "nobody noticed")
+        assert get(node.url, "/_cluster/health")["status"] == "red"
+        asked = [ingestd(config, *command) for command in (["status"], ["search", "first"])]
+        assert [said in " ".join((each.stdout + each.stderr).split()) for each in asked] == [True, True], asked
+        node.kill()
+        (tmp_path / "away").rename(shard)
+        node.start()
+        eventually(lambda: set(contents(state, table)[0]) == {str(folder / "b.txt")}, "it is not resumed")
+        assert daemon.wait()["sink"]["healthy"]
+        assert daemon.starts == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -32,7 +33,7 @@ def certificate(tmp_path: Path) -> Path:
     return made(tmp_path / "server.pem")
 
 
-def made(path: Path) -> Path:
+def made(path: Path, host: str = "localhost") -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
     key = path.with_suffix(".key")
@@ -47,10 +48,15 @@ def made(path: Path) -> Path:
         "-nodes",
         "-days",
     ]
-    command += ["2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key)]
+    command += ["2", "-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}", "-keyout", str(key)]
     subprocess.run([*command, "-out", str(path)], check=True, capture_output=True)
     path.write_bytes(path.read_bytes() + key.read_bytes())
     return path
+
+
+def fingerprint(certificate: Path) -> str:
+    der = ssl.PEM_cert_to_DER_cert(certificate.read_text().partition("-----BEGIN PRIVATE")[0])
+    return hashlib.sha256(der).hexdigest()
 
 
 @pytest.fixture
@@ -84,8 +90,7 @@ def refused(table: dict[str, Any]) -> str:
 def test_a_certificate_is_checked_by_its_authority_or_its_fingerprint(
     proxy: Proxy, certificate: Path, tmp_path: Path
 ) -> None:
-    der = ssl.PEM_cert_to_DER_cert(certificate.read_text().partition("-----BEGIN PRIVATE")[0])
-    digest = hashlib.sha256(der).hexdigest()
+    digest = fingerprint(certificate)
     colons = ":".join(digest[i : i + 2] for i in range(0, 64, 2)).upper()
     write_and_find(options(proxy.url, ca_file=str(certificate)))
     write_and_find(options(proxy.url, fingerprint=digest))
@@ -94,6 +99,39 @@ def test_a_certificate_is_checked_by_its_authority_or_its_fingerprint(
     assert "certificate" in refused(options(proxy.url, ca_file=str(made(tmp_path / "other.pem")))).lower()
     assert "has the fingerprint " + digest in refused(options(proxy.url, fingerprint="00" * 32))
     assert str(tmp_path / "none.pem") in refused(options(proxy.url, ca_file=str(tmp_path / "none.pem")))
+
+
+def test_a_cloud_id_names_the_host(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deployment's own host below the provider's domain, on which the certificate is checked."""
+    host = "0123abcd.eu.cloud.test"
+    certificate = made(tmp_path / "cloud.pem", host)
+    other = made(tmp_path / "other.pem", "4567ef.eu.cloud.test")
+    resolve = socket.getaddrinfo
+    asked: list[str] = []
+
+    def known(name: str | None, *rest: Any, **options: Any) -> Any:
+        asked.append(str(name))
+        return resolve("localhost" if name == host else name, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    for pem in (certificate, other):
+        proxy = Proxy(url, tls=pem, authorization=f"ApiKey {SECRET}")
+        port = proxy.server.server_port
+        cloud_id = "production:" + base64.b64encode(f"eu.cloud.test:{port}$0123abcd$kibana".encode()).decode()
+        (tmp_path / "key").write_text(SECRET)
+        table = options("", cloud_id=cloud_id, ca_file=str(pem), api_key_file=str(tmp_path / "key"))
+        del table["hosts"]
+        if pem == certificate:
+            found_in(tmp_path, table)
+            found_in(tmp_path, {**table, "fingerprint": fingerprint(certificate), "ca_file": None})
+            assert "has the fingerprint" in refused({**table, "fingerprint": "00" * 32, "ca_file": None})
+        else:
+            reason = refused(table)
+            assert "cannot reach Elasticsearch at the cloud deployment" in reason
+            assert "certificate" in reason
+        proxy.close()
+    assert host in asked
+    assert "cloud" in refused({**table, "cloud_id": "production:nonsense"}).lower()
 
 
 @pytest.mark.parametrize("kind", ["api_key", "basic", "bearer"])

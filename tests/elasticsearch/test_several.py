@@ -13,7 +13,7 @@ import pytest
 
 from ingestd.errors import IndexMismatchError
 from tests.elasticsearch import nodes
-from tests.elasticsearch.places import configured, contents, eventually, options
+from tests.elasticsearch.places import configured, contents, eventually, get, options
 from tests.processes.daemons import RunningDaemon, ingestd, running
 
 pytestmark = [pytest.mark.elasticsearch, pytest.mark.timeout(600)]
@@ -59,11 +59,7 @@ def test_two_daemons_behind_one_alias_leave_each_other_alone(url: str, tmp_path:
 
 
 def names(url: str, table: dict[str, Any]) -> set[str]:
-    import json
-    import urllib.request
-
-    with urllib.request.urlopen(f"{url}/{table['name']}/_alias", timeout=60) as answer:
-        return set(json.load(answer))
+    return set(get(url, f"/{table['name']}/_alias"))
 
 
 def test_another_model_under_the_same_alias_is_refused(url: str, tmp_path: Path) -> None:
