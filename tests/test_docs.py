@@ -21,6 +21,7 @@ from tests.packages import install_offline
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "loaders.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -98,7 +99,8 @@ def test_the_python_example_runs(home: Path) -> None:
 
 
 def test_the_other_commands_and_options_that_readme_names_exist(home: Path) -> None:
-    for command in set(re.findall(r"`ingestd ([a-z-]+)", README + GUIDE)):
+    commands = re.findall(r"^ingestd ([a-z][a-z-]+)", OPERATIONS, re.MULTILINE)
+    for command in set(commands + re.findall(r"`ingestd ([a-z-]+)", README + GUIDE + OPERATIONS)):
         assert run(f"ingestd {command} --help", home).returncode == 0, command
     options = run("ingestd search --help", home).stdout
     for option in ("--source", "--path", "--top", "--json", "--config"):

@@ -21,7 +21,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PATIENCE = 90.0
-PACKAGES = "systemd,systemd-sysv,dbus,python3,libnss-systemd,libpam-systemd,dbus-user-session"
+PACKAGES = "acl,systemd,systemd-sysv,dbus,python3,libnss-systemd,libpam-systemd,dbus-user-session"
 VARIABLES = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "TERM": "dumb", "LANG": "C.UTF-8",
              "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}  # fmt: skip
 
