@@ -25,6 +25,9 @@ from typing import Any
 
 SOURCES = Path(__file__).parent / "node"
 CACHE = Path(__file__).parents[2] / ".elasticsearch"
+SERVERS = {8: "8.19.21", 9: "9.5.3"}
+"""By major version."""
+NEWEST = 9
 JAVA = 21
 """The release that the server needs at least."""
 HEAP = "512m"
@@ -56,11 +59,12 @@ def java_home() -> Path:
     return max(found, key=lambda home: found[home])
 
 
-def build() -> tuple[Path, str]:
+def build(major: int = NEWEST) -> tuple[Path, str]:
     """The Java program and the class path of a node. Compiled once for each state of the sources."""
     home = java_home()
-    sources = sorted(SOURCES.rglob("*.java"))
-    digest = hashlib.blake2b(digest_size=6)
+    version = SERVERS[major]
+    sources = [path for place in ("any", str(major)) for path in sorted((SOURCES / place).rglob("*.java"))]
+    digest = hashlib.blake2b(version.encode(), digest_size=6)
     for path in (SOURCES / "pom.xml", *sources):
         digest.update(path.read_bytes())
     built = CACHE / digest.hexdigest()
@@ -68,7 +72,7 @@ def build() -> tuple[Path, str]:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _whole(built):
-            _build(home, built, sources)
+            _build(home, built, version, sources)
     return home / "bin" / "java", f"{built / 'classes'}:{(built / 'classpath').read_text()}"
 
 
@@ -79,7 +83,7 @@ def _whole(built: Path) -> bool:
     return False
 
 
-def _build(home: Path, built: Path, sources: list[Path]) -> None:
+def _build(home: Path, built: Path, version: str, sources: list[Path]) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise MissingToolError("no Maven: apt-get install maven")
@@ -87,7 +91,7 @@ def _build(home: Path, built: Path, sources: list[Path]) -> None:
     classes = built / "classes"
     classes.mkdir(parents=True)
     resolved = built / "resolved"
-    pom = ["-f", str(SOURCES / "pom.xml")]
+    pom = ["-f", str(SOURCES / "pom.xml"), f"-Delasticsearch.version={version}"]
     _run([maven, "-q", "-B", *pom, "dependency:build-classpath", f"-Dmdep.outputFile={resolved}"])
     jars = ["-cp", resolved.read_text()]
     # Maven's own compiler plugin, as Debian has it, is too old for such a JDK.
@@ -114,7 +118,10 @@ def free_ports(count: int) -> list[int]:
 class Node:
     """One server process, at the same address and on the same data each time it is started."""
 
-    def __init__(self, directory: Path, number: int, ports: Sequence[tuple[int, int]], **settings: str) -> None:
+    def __init__(
+        self, directory: Path, number: int, ports: Sequence[tuple[int, int]], major: int = NEWEST, **settings: str
+    ) -> None:
+        self.major = major
         self.name = f"node-{number}"
         self.directory = directory / self.name
         self.port, transport = ports[number]
@@ -142,7 +149,7 @@ class Node:
             self.settings["cluster.initial_master_nodes"] = names
 
     def start(self, *, wait: bool = True) -> None:
-        java, classpath = build()
+        java, classpath = build(self.major)
         flags = [f"-Xms{HEAP}", f"-Xmx{HEAP}", "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED"]
         arguments = [f"{key}={value}" for key, value in self.settings.items()]
         with self.log.open("ab") as log:
@@ -198,12 +205,12 @@ class Node:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, size: int = 1, **settings: str) -> Iterator[list[Node]]:
+def cluster(directory: Path, size: int = 1, *, major: int = NEWEST, **settings: str) -> Iterator[list[Node]]:
     """So many nodes below `directory`, started and ready; gone at the end. Raises `MissingToolError`."""
-    build()
+    build(major)
     ports = free_ports(2 * size)
     pairs = list(zip(ports[:size], ports[size:], strict=True))
-    nodes = [Node(directory, number, pairs, **settings) for number in range(size)]
+    nodes = [Node(directory, number, pairs, major, **settings) for number in range(size)]
     try:
         for node in nodes:
             node.start(wait=False)

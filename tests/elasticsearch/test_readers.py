@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import corpus
+from tests.elasticsearch import environments
 from tests.elasticsearch.places import configured, eventually, options
 from tests.processes.daemons import running
 
@@ -24,29 +21,8 @@ PACKAGES = ("langchain-elasticsearch>=1.0,<2", "llama-index-vector-stores-elasti
 """Both want a client below 9, and so cannot be beside ours."""
 
 
-def python_with_readers() -> Path:
-    """Of an environment that is made once, outside the checkout."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ingestd-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    name = hashlib.blake2b(repr((PACKAGES, sys.version_info[:2])).encode(), digest_size=6).hexdigest()
-    place = cache / f"readers-{name}"
-    python = place / "bin" / "python"
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / "complete").exists():
-            shutil.rmtree(place, ignore_errors=True)
-            if uv := shutil.which("uv"):
-                subprocess.run([uv, "venv", "-q", "--python", sys.executable, place], check=True)
-                subprocess.run([uv, "pip", "install", "-q", "--python", python, *PACKAGES], check=True)
-            else:
-                subprocess.run([sys.executable, "-m", "venv", place], check=True)
-                subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
-            (place / "complete").touch()
-    return python
-
-
 def test_langchain_and_llama_index_find_the_same_with_metadata(url: str, tmp_path: Path) -> None:
-    python = python_with_readers()
+    python = environments.python_with("readers", PACKAGES)
     folder = tmp_path / "docs"
     entries = corpus.build(folder)[:12]
     table = options(url)

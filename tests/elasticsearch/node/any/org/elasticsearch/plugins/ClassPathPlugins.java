@@ -2,7 +2,6 @@ package org.elasticsearch.plugins;
 
 import java.util.ArrayList;
 import java.util.List;
-import org.elasticsearch.Build;
 import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.transport.netty4.Netty4Plugin;
 
@@ -13,10 +12,7 @@ public class ClassPathPlugins extends PluginsService {
     public ClassPathPlugins(Settings settings, PluginsLoader loader) {
         super(settings, null, loader);
         for (Class<? extends Plugin> type : List.of(Netty4Plugin.class, RootPlugin.class)) {
-            String version = Build.current().version();
-            PluginDescriptor descriptor = new PluginDescriptor(
-                type.getName(), type.getName(), version, version, "21", type.getName(), null, List.of(),
-                false, false, false, false, PluginDescriptor.DeploymentTarget.ALL);
+            PluginDescriptor descriptor = RootPlugin.descriptor(type.getName());
             plugins.add(new LoadedPlugin(descriptor, loadPlugin(type, settings, null), type.getClassLoader()));
         }
         loadExtensions(plugins);
