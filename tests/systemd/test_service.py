@@ -226,6 +226,16 @@ def test_every_process_of_the_unit_is_killed_in_turn(box: Box) -> None:
     assert not status(box)["files"]["queued"]
 
 
+def test_a_model_that_takes_longer_to_load_than_a_start_may_is_waited_for(box: Box) -> None:
+    box.sh("systemctl stop ingestd")
+    drop_in = "/etc/systemd/system/ingestd.service.d/heavy.conf"
+    box.write(drop_in, "[Service]\nTimeoutStartSec=15s\nEnvironment=INGESTD_ENCODE__ENGINE=heavy\n")
+    box.sh("systemctl daemon-reload && systemctl start ingestd")
+    assert status(box)["ready"]
+    assert (box.show("Result"), box.show("NRestarts")) == ("success", "0")
+    box.sh(f"rm {drop_in} && systemctl daemon-reload && systemctl restart ingestd")
+
+
 def test_stop_under_load_is_within_the_limit_and_leaves_nothing(box: Box) -> None:
     paths = [drop(box, f"slow-{number}.probe", f"slow {4 + number}") for number in range(6)]
     box.until("ingestd status --json | grep -q 'slow-'", "ann")

@@ -1,4 +1,7 @@
-"""A loader that does what a file says: `attempts` tries to break out, `warn` warns as a C library, `hoard`, `slow`."""
+"""A loader that does what a file says: `attempts` tries to break out, `warn` warns as a C library, `hoard`, `slow`.
+
+And an engine whose model takes `HEAVY` seconds to load.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import ctypes
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ingestd.hookspecs import hookimpl
 from ingestd.types import Element, File
+from ingestd_plugins.hashing import HashingEngine
+
+HEAVY = 25
 
 
 def _unshare() -> None:
@@ -68,3 +75,16 @@ class ProbingLoader:
 @hookimpl
 def register_loaders() -> list[ProbingLoader]:
     return [ProbingLoader()]
+
+
+class HeavyEngine(HashingEngine):
+    name = "heavy"
+
+    def load(self, model: str, device: str, options: Mapping[str, Any]) -> None:
+        time.sleep(HEAVY)
+        super().load("hashing", device, options)
+
+
+@hookimpl
+def register_engines() -> list[HeavyEngine]:
+    return [HeavyEngine()]
