@@ -260,6 +260,20 @@ def test_a_live_view_draws_and_keeps_lines_above() -> None:
     assert "12,347" in out.getvalue()
 
 
+def test_what_stands_in_the_way_is_told_once_until_nothing_does() -> None:
+    written: list[str] = []
+    view = terminal.Obstacles(written.append)
+    for waiting_for in (["encoders", "index: away"], ["index: away"], ["index: no\x1b answer"], ["index: away"], []):
+        view.show({"waiting_for": waiting_for})
+    assert written == [
+        "waiting for encoders, index: away",
+        "waiting for index: away",
+        "waiting for index: no\\x1b answer",
+    ]
+    view.show({"waiting_for": ["index: away"]})
+    assert written[3:] == ["waiting for index: away"]
+
+
 def test_lines_of_progress_come_now_and_then() -> None:
     now, written = [0.0], list[str]()
     view = terminal.LineView(written.append, clock=lambda: now[0])

@@ -49,17 +49,26 @@ def test_a_node_that_is_killed_is_waited_for(node: Node, tmp_path: Path) -> None
     table = options(node.url)
     state = tmp_path / "state"
     node.kill()
-    with running(configured(state, folder, table), state) as daemon:
+    config = configured(state, folder, table)
+    with running(config, state) as daemon:
         told = eventually(lambda: [w for w in daemon.status()["waiting_for"] if "index" in w and ":" in w], "no cause")
         assert f"cannot reach Elasticsearch at {node.url}" in told[0]
         node.start()
         status = eventually(lambda: (s := daemon.status())["files"]["indexed"] == 1 and s, "it is not resumed")
         assert status["sink"]["healthy"]
+        done = ingestd(config, "wait")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         node.kill()
         for number in range(5):
             (folder / f"{number}.txt").write_text(f"written meanwhile {number}")
         status = eventually(lambda: not (s := daemon.status())["sink"]["healthy"] and s, "nobody noticed")
         assert any("cannot write to Elasticsearch" in each or "cannot" in each for each in status["waiting_for"])
+        done = ingestd(config, "wait", "--timeout", "2s")
+        assert done.returncode == 1
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith("waiting for index: cannot ")
+        assert f"Elasticsearch at {node.url}" in lines[0]
+        assert len(set(lines)) == len(lines)
         node.start()
         eventually(lambda: daemon.status()["files"]["indexed"] == 6, "it is not resumed")
         assert daemon.wait()["sink"]["healthy"]

@@ -59,6 +59,8 @@ def retry(invocation: Invocation, paths: Sequence[str], everything: bool, json: 
 def wait(invocation: Invocation, timeout: float | None) -> int:
     """Wait until nothing is settling, queued or running. Exit code 1 after the time-out.
 
+    What stands in the way, such as an index that is away, is said on standard error.
+
     \b
     Examples:
       cp *.pdf ~/Documents && ingestd wait && ingestd search "notice period"

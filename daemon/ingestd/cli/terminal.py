@@ -76,6 +76,22 @@ class LineView:
         self._write(clean(line))
 
 
+class Obstacles:
+    """What stands in the way of a daemon that is waited for, each once until nothing does."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._told: set[str] = set()
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        waiting_for = status.get("waiting_for")
+        if not waiting_for:
+            self._told.clear()
+        elif (line := layout.plain(waiting_for)) not in self._told:
+            self._told.add(line)
+            self._write(clean(f"waiting for {line}"))
+
+
 @contextlib.contextmanager
 def watching() -> Iterator[LiveView]:
     """The live view of `run`; standard error is a terminal."""
@@ -97,9 +113,9 @@ def ingesting() -> Iterator[View]:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """What `wait` waits for: seen on a terminal, while it lasts; elsewhere it says nothing."""
+    """What `wait` waits for: seen on a terminal, while it lasts; elsewhere a line for what stands in its way."""
     if not layout.animated(sys.stderr):
-        yield lambda status: None
+        yield Obstacles(lambda line: print(line, file=sys.stderr, flush=True)).show  # noqa: T201
         return
     with Live(console=layout.console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=False) as live:
         yield lambda status: _draw(live, views.live, status)
