@@ -20,6 +20,7 @@ from pathlib import Path
 
 import console
 import deb_lock
+import deb_manual
 import installers
 from deb_archive import Archive
 from environment import ROOT
@@ -76,8 +77,9 @@ def runtime(installer: installers.Uv, scratch: Path, output: Path, without: list
         "Depends": f"python3 (>= 3.{minor}), python3 (<< 3.{minor + 1}), libc6, libgcc-s1, libstdc++6, libsystemd0,"
         " zlib1g",
         "Description": "Python environment of ingestd\n"
-        "PyTorch with its CUDA libraries, the embedding model, and whatever else ingestd imports, in\n"
-        "the versions that it was tested with. Nothing else on the system uses any of it.",
+        "PyTorch with its CUDA libraries, the embedding model, and whatever else\n"
+        "ingestd imports, in the versions that it was tested with. Nothing else on\n"
+        "the system uses any of it.",
     }
     return archive.build(output, fields)
 
@@ -104,13 +106,16 @@ def program(installer: installers.Uv, scratch: Path, output: Path, version: str 
     }.items():
         archive.put(place, (HERE / source).read_text())
     archive.put("usr/share/doc/ingestd/changelog.gz", gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), mtime=0))
+    page = deb_manual.manual((ROOT / "docs" / "commands.md").read_text(), wheel.name.split("-")[1])
+    archive.put("usr/share/man/man1/ingestd.1.gz", gzip.compress(page.encode(), mtime=0))
     fields = {
-        "Depends": f"ingestd-runtime (= {deb_lock.version()[0]}), systemd (>= 252)",
+        "Depends": f"ingestd-runtime (= {deb_lock.version()[0]}), python3, systemd (>= 252)",
         "Suggests": "libreoffice-calc-nogui, libreoffice-impress-nogui, libreoffice-writer-nogui",
         "Description": "index of folders that is searched by meaning\n"
-        "Drop files into a folder; a moment later they can be searched by meaning. A service watches\n"
-        "folders, cuts the text of every file into passages, turns these into vectors with an\n"
-        "embedding model, and keeps a search index in step with the folders.",
+        "Drop files into a folder; a moment later they can be searched by meaning. A\n"
+        "service watches folders, cuts the text of every file into passages, turns\n"
+        "these into vectors with an embedding model, and keeps a search index in step\n"
+        "with the folders.",
     }
     return archive.build(output, fields)
 

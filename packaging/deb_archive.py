@@ -82,7 +82,7 @@ class Archive:
         self.put(f"{documents}/copyright", (PIECES / "copyright").read_bytes())
         entry = (
             f"{self.package} ({self.version}) unstable; urgency=medium\n\n"
-            "  * See CHANGELOG.md of the source, which is changelog.gz of the package ingestd.\n\n"
+            "  * See CHANGELOG.md of the source, changelog.gz of the package ingestd.\n\n"
             f" -- {maintainer()}  {formatdate(self.epoch)}\n"
         )
         name = "changelog.Debian.gz" if "-" in self.version else "changelog.gz"
