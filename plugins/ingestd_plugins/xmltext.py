@@ -109,6 +109,8 @@ class _Values:
 
     def __init__(self) -> None:
         self._frames = [_Frame("", "")]
+        self._waiting: list[_Frame] = []
+        """Those that hold what short children said, outermost first: a file decides how deep it is."""
         self._lines: list[str] = []
         self._size = 0
         self._ready: list[Element] = []
@@ -157,12 +159,12 @@ class _Values:
             return
         if not frame.mixed:
             self._say(frame.tag, "", frame.attributes)
-            self._frames.append(frame)
             self._pending()
-            self._frames.pop()
         elif frame.attributes or len(text) > SHORT:
             self._say(frame.tag, text, frame.attributes)
         else:
+            if not around.parts:
+                self._waiting.append(around)
             around.parts.append(f"{frame.tag}\0{text}")
             if len(around.parts) > PENDING:
                 self._pending()
@@ -184,10 +186,11 @@ class _Values:
 
     def _pending(self) -> None:
         """Hand over what waits in tags that are still open, in the order of the file."""
-        for frame in self._frames:
-            if not frame.mixed and frame.parts:
-                waiting, frame.parts = frame.parts, []
-                for part in waiting:
+        frames, self._waiting = self._waiting, []
+        for frame in frames:
+            if not frame.mixed:
+                parts, frame.parts = frame.parts, []
+                for part in parts:
                     tag, _, text = part.rpartition("\0")
                     self._line(tag, text, "")
 
