@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ HEAVY = ("torch", "triton", "nvidia-*", "cuda-*", "transformers", "sentence-tran
          "sympy", "networkx", "onnxruntime", "pymupdf?*", "gt-*")  # fmt: skip
 HASHING = "[Service]\nEnvironment=INGESTD_ENCODE__ENGINE=hashing INGESTD_ENCODE__MODEL=hashing\n"
 FILE = "/etc/ingestd/config.toml"
-OLD, NEW = "0.0.1-1", "0.0.2-1"
+OLD, NEW, NEXT = "0.0.1-1", "0.0.2-1", "0.0.3-1"
 INSTALL = "DEBIAN_FRONTEND=noninteractive dpkg -i"
 APART = ("/proc", "/sys", "/run", "/dev", "/tmp", "/debs", "/var/log", "/var/lib/systemd/timers")
 LISTING = f"find / {' '.join(f'-path {place} -prune -o' for place in APART)} -print"
@@ -49,7 +51,27 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build("runtime", *(f"--without={name}" for name in HEAVY))
     build("ingestd", "--version", OLD)
     build("ingestd", "--version", NEW)
+    if not WHOLE:
+        (runtime,) = place.glob("ingestd-runtime_*.deb")
+        (program,) = place.glob(f"ingestd_{NEW}_*.deb")
+        version = runtime.name.split("_")[1]
+        packed_anew(runtime, {f"Version: {version}": f"Version: {version}.1"})
+        packed_anew(program, {f"Version: {NEW}": f"Version: {NEXT}", f"(= {version})": f"(= {version}.1)"})
     return place
+
+
+def packed_anew(deb: Path, changes: dict[str, str]) -> None:
+    """The package of a later day: the same files, and another control file."""
+    tree = deb.with_suffix(".tree")
+    subprocess.run(["dpkg-deb", "-R", str(deb), str(tree)], check=True)
+    control = (tree / "DEBIAN" / "control").read_text()
+    for old, new in changes.items():
+        assert control.count(old) == 1
+        control = control.replace(old, new)
+    (tree / "DEBIAN" / "control").write_text(control)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "-b", str(tree), str(deb.parent)], check=True,
+                   capture_output=True)  # fmt: skip
+    shutil.rmtree(tree)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +105,7 @@ def hits(box: Box, question: str) -> list[dict[str, Any]]:
 
 
 def test_installed_it_is_enabled_and_started_and_finds_what_is_dropped(box: Box) -> None:
-    install(box, "ingestd-runtime_*.deb", f"ingestd_{OLD}_*.deb")
+    install(box, "ingestd-runtime_*[0-9]+py3.[0-9][0-9]_*.deb", f"ingestd_{OLD}_*.deb")
     assert box.sh("systemctl is-enabled ingestd").strip() == "enabled"
     assert box.show("ActiveState") == "active"
     assert box.sh("stat -c '%a %U %G' /srv/ingestd").strip() == "2775 root ingestd"
@@ -117,6 +139,26 @@ def test_an_upgrade_keeps_configuration_journal_and_index(box: Box) -> None:
     assert json.loads(box.sh("ingestd why --json /srv/ingestd/otters.md", "ann")) == told, "it is not done again"
     assert box.show("NRestarts") == "0"
     drop(box, "herons.md", "Herons stand still for hours.")
+
+
+@pytest.mark.skipif(bool(WHOLE), reason="cannot be had: a whole runtime is built already")
+def test_a_new_runtime_comes_with_a_new_program(box: Box) -> None:
+    """Either alone is refused, and harms nothing; both together keep journal and index."""
+    before = hits(box, "otters"), box.show("MainPID")
+    told = json.loads(box.sh("ingestd why --json /srv/ingestd/otters.md", "ann"))
+    alone = box.run("sh", "-c", f"{INSTALL} /debs/ingestd_{NEXT}_*.deb 2>&1")
+    assert alone.returncode != 0
+    assert "ingestd depends on ingestd-runtime (= " in alone.stdout
+    install(box, "ingestd-runtime_*.1_*.deb", f"ingestd_{NEXT}_*.deb")
+    assert box.sh("dpkg-query -W -f '${Version}' ingestd") == NEXT
+    assert box.show("ActiveState") == "active"
+    assert (hits(box, "otters"), box.show("MainPID")) != before
+    assert hits(box, "otters") == before[0]
+    assert json.loads(box.sh("ingestd why --json /srv/ingestd/otters.md", "ann")) == told
+    install(
+        box, "ingestd-runtime_*[0-9]+py3.[0-9][0-9]_*.deb", f"ingestd_{NEW}_*.deb"
+    )  # and back, since they were equal
+    assert hits(box, "otters") == before[0]
 
 
 def test_what_an_administrator_switched_off_stays_off(box: Box) -> None:
@@ -163,3 +205,16 @@ def test_a_purge_leaves_nothing_but_the_files_of_users(box: Box) -> None:
     drop_in = {"/etc/systemd/system/ingestd.service.d", "/etc/systemd/system/ingestd.service.d/test.conf"}
     assert left - drop_in == {"/srv/ingestd", *documents}
     assert box.run("systemctl", "cat", "ingestd").returncode != 0
+
+
+def test_a_first_installation_finds_a_broken_configuration(box: Box) -> None:
+    """It keeps it, says file, line and key, and is not started again and again."""
+    box.write(FILE, "[load]\nworkres = 2\n")
+    runtime = "/debs/ingestd-runtime_*[0-9]+py3.[0-9][0-9]_*.deb"
+    done = box.run("sh", "-c", f"{INSTALL} --force-confold {runtime} /debs/ingestd_{NEW}_*.deb 2>&1", timeout=1000)
+    assert done.returncode == 0, done.stdout
+    assert "ingestd is installed, but the service does not start:" in done.stdout
+    assert f"{FILE}:2: [load] workres: unknown key" in done.stdout
+    time.sleep(3)  # longer than RestartSec
+    assert (box.show("ActiveState"), box.show("NRestarts")) == ("failed", "0")
+    assert (box.root / FILE.lstrip("/")).read_text() == "[load]\nworkres = 2\n"
