@@ -124,8 +124,12 @@ def committed() -> int:
     """When the source was last changed, in seconds since 1970, for files that a build makes."""
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(epoch)
-    done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else int((ROOT / "CHANGELOG.md").stat().st_mtime)
+    command = ["git", "log", "-1", "--format=%ct"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository: an unpacked archive of the source
+        return int((ROOT / "CHANGELOG.md").stat().st_mtime)
+    return int(done.stdout)
 
 
 if __name__ == "__main__":
