@@ -135,19 +135,24 @@ def listener() -> Iterator[Listener]:
     listener.close()
 
 
-def test_remote_references_are_not_followed(library: Library, listener: Listener, tmp_path: Path) -> None:
-    remote = f"http://127.0.0.1:{listener.port}/picture.png"
+def linking(place: str) -> bytes:
+    """A text with a picture that is elsewhere."""
     names = "".join(
         f' xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
         for prefix, name in (("office", "office"), ("text", "text"), ("draw", "drawing"), ("svg", "svg-compatible"))
     )
-    flat = (
+    return (
         f'<?xml version="1.0"?><office:document{names} xmlns:xlink="http://www.w3.org/1999/xlink" '
         'office:version="1.3" office:mimetype="application/vnd.oasis.opendocument.text"><office:body><office:text>'
         f'<text:p>{formats.ENGLISH}<draw:frame svg:width="2cm" svg:height="2cm" text:anchor-type="as-char">'
-        f'<draw:image xlink:href="{remote}" xlink:type="simple" xlink:show="embed" xlink:actuate="onLoad"/>'
+        f'<draw:image xlink:href="{place}/picture.png" xlink:type="simple" xlink:show="embed" xlink:actuate="onLoad"/>'
         "</draw:frame></text:p></office:text></office:body></office:document>"
     ).encode()
+
+
+def test_remote_references_are_not_followed(library: Library, listener: Listener, tmp_path: Path) -> None:
+    remote = f"http://127.0.0.1:{listener.port}"
+    flat = linking(remote)
     made = {kind: written(tmp_path, "a.fodt", flat, kind) for kind in (".doc", ".odt", ".docx", ".rtf", ".html")}
     assert listener.heard > 0, "outside of the sandbox LibreOffice follows them"
     listener.heard = 0

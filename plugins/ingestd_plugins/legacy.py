@@ -26,6 +26,17 @@ _ENCRYPTED_WORD = 0x0100
 _ENCRYPTED_SLIDES = 0xF3D1C4DF
 
 
+_SETTINGS = """<?xml version="1.0" encoding="UTF-8"?>
+<oor:items xmlns:oor="http://openoffice.org/2001/registry">
+<item oor:path="/org.openoffice.Office.Common/Security/Scripting">
+<prop oor:name="BlockUntrustedRefererLinks" oor:op="fuse"><value>true</value></prop></item>
+<item oor:path="/org.openoffice.Office.Common/Security/Scripting">
+<prop oor:name="DisableActiveContent" oor:op="fuse"><value>true</value></prop></item>
+</oor:items>
+"""
+"""Of a profile: what a document links to is not fetched, also where no sandbox forbids that."""
+
+
 class LegacyLoader:
     name = "legacy"
     version = "1"
@@ -90,6 +101,10 @@ def _convert(file: File, kind: str) -> Path:
         raise FileError(f"needs LibreOffice: {_INSTALL}")
     # Of this worker alone: two processes with one profile fail. Kept from file to file.
     profile = Path(os.environ["HOME"]) / "libreoffice"
+    settings = profile / "user" / "registrymodifications.xcu"
+    if not settings.exists():
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(_SETTINGS)
     target = file.scratch / f"converted.{kind}"
     source = file.scratch / f"original{file.suffix}"
     source.symlink_to(file.path)  # it looks for a lock file beside what it opens

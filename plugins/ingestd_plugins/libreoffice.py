@@ -17,6 +17,7 @@ GET_ERROR, LOAD = 3, 4
 """Places in the office's table of functions, which starts with its size."""
 SAVE = 2
 """In a document's."""
+NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 
 
 def _function(this: int, place: int, result: type, *arguments: type) -> Any:
@@ -50,7 +51,16 @@ def convert(programs: str, profile: str, source: str, target: str, kind: str) ->
     return (error or b"").decode(errors="replace") or "it cannot be read"
 
 
+def leave_network() -> None:
+    """To fetch what a document links to takes more than a loopback interface that is down. Where the kernel refuses,
+    the sandbox, which may be off, and the profile's settings have to do."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(NEW_NETWORK):
+        library.unshare(NEW_USER | NEW_NETWORK)
+
+
 if __name__ == "__main__":
+    leave_network()
     failure = convert(*sys.argv[1:6])
     sys.stdout.write(failure)
     sys.stdout.flush()
