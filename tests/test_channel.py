@@ -53,6 +53,8 @@ EXAMPLES: list[tuple[messages.Frame, int]] = [
     (messages.IndexUnavailable(job=4, reason="disk full"), 0),
     (messages.IndexSearch(job=5, text="q", vector=b"\0" * 16, top=3, source="docs", path="*.md"), 0),
     (messages.IndexHits(job=5), 1),
+    (messages.IndexRead(job=5, doc_id="0" * 32), 0),
+    (messages.IndexDocument(job=5, chunks=2, hashes=b"h" * 64), 2),
     (messages.IndexCompare(job=5, journal="/s/journal.sqlite", deep=True, repair=True), 0),
     (messages.IndexComparing(done=1, total=2), 0),
     (messages.IndexCompared(job=5, documents=3, chunks=9, pending=1, problems={"stale": 1}, error="e"), 1),

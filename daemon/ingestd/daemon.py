@@ -170,7 +170,7 @@ class Daemon(Stages):
         self.watching.on_hung = self._restart_load
         self._task(self.dispatcher.watchman.run(), "watchman")
         self._task(self.dispatcher.remove(), "remover")
-        if self.watching_sources:
+        if self.watching_sources and not self.draft:  # a draft may have documents before it looks at folders
             self.encoders.wanted.set()
             await self.watching.follow(self.config.watch)
 

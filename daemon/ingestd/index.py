@@ -10,6 +10,7 @@ answered while a long write is on its way. A comparison with the journal has a t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import os
@@ -32,7 +33,9 @@ from ingestd.messages import (
     IndexCompare,
     IndexCompared,
     IndexComparing,
+    IndexDocument,
     IndexHits,
+    IndexRead,
     IndexRekey,
     IndexRemove,
     IndexReplace,
@@ -143,7 +146,7 @@ class _Desk:
         self._dims = dims
         self._scratch = scratch
         self._writes: queue.Queue[_Waiting | None] = queue.Queue(WAITING_LIMIT)
-        self._searches: queue.Queue[IndexSearch | None] = queue.Queue(WAITING_LIMIT)
+        self._searches: queue.Queue[IndexSearch | IndexRead | None] = queue.Queue(WAITING_LIMIT)
         self._sending = threading.Lock()
         self._gone = threading.Event()
         """The other side is gone: what is queued is thrown away, what is being written is finished."""
@@ -190,7 +193,7 @@ class _Desk:
                 self._comparing = threading.Thread(target=self._compare, args=(frame,), name="index-compare")
                 self._comparing.start()
                 continue
-            if not isinstance(frame, IndexSearch):
+            if not isinstance(frame, IndexSearch | IndexRead):
                 raise ChannelError(f"the index worker was sent a {type(frame).__name__} frame")
             self._searches.put(frame)
 
@@ -279,6 +282,9 @@ class _Desk:
         while (frame := self._searches.get()) is not None:
             if self._gone.is_set():
                 continue
+            if isinstance(frame, IndexRead):
+                self._read(frame)
+                continue
             fields = msgspec.structs.asdict(frame)
             query = Query(**{name: fields[name] for name in Query.__struct_fields__})
             try:
@@ -293,6 +299,27 @@ class _Desk:
             try:
                 self._send(IndexHits(job=frame.job), [blob])
             finally:
+                os.close(blob)
+
+    def _read(self, frame: IndexRead) -> None:
+        blobs: list[int] = []
+        try:
+            told = IndexDocument(job=frame.job)
+            for found in self._sink.read([frame.doc_id]):
+                packed = msgspec.msgpack.encode(found.chunks)
+                texts = msgspec.msgpack.encode([chunk.text for chunk in _chunks.decode(packed)])
+                hashes = hashlib.blake2b(b"".join(chunk.hash for chunk in found.chunks)).digest()
+                told = IndexDocument(
+                    job=frame.job, document=found.document, chunks=len(found.chunks), hashes=hashes
+                )  # fmt: skip
+                blobs += [write_blob([packed], self._scratch), write_blob([texts], self._scratch)]
+            self._send(told, blobs)
+        except Exception as error:
+            if not isinstance(error, IngestdError):
+                traceback.print_exc()
+            self._send(IndexDocument(job=frame.job, error=_reason(error)))
+        finally:
+            for blob in blobs:
                 os.close(blob)
 
     # --- comparing --------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from ingestd.messages import (
     IndexCompare,
     IndexCompared,
     IndexComparing,
+    IndexDocument,
+    IndexRead,
     IndexRemove,
     IndexSearch,
     IndexUnavailable,
@@ -218,6 +220,23 @@ class Indexer:
             for descriptor in descriptors:
                 os.close(descriptor)
             return error or "no result came back", None
+
+    async def read(self, doc_id: str) -> tuple[IndexDocument, list[int]]:
+        """A document as it is stored, and descriptors of its chunks and of their texts, where it is there."""
+        deaths = 0
+        while deaths < SEARCH_DEATHS:
+            worker = await self._current()
+            try:
+                answer, descriptors = await worker.call(IndexRead(job=next(self._numbers), doc_id=doc_id))
+            except WorkerDied as death:
+                deaths += death.cause not in ("external", "stopped")
+                continue
+            if isinstance(answer, IndexDocument) and len(descriptors) == (2 if answer.document is not None else 0):
+                return answer, descriptors
+            for descriptor in descriptors:
+                os.close(descriptor)
+            break
+        return IndexDocument(job=0, error="it cannot be read from the index"), []
 
     async def compare(self, journal: str, *, deep: bool, repair: bool) -> tuple[IndexCompared, int]:
         """The answer and the descriptor of its findings. Raises `IngestdError`; `WorkerDied` is not tried again."""

@@ -358,6 +358,24 @@ class IndexHits(Frame, frozen=True, kw_only=True):
     error: Reason | None = None
 
 
+class IndexRead(Frame, frozen=True, kw_only=True):
+    """A document as it is stored."""
+
+    job: int
+    doc_id: str
+
+
+class IndexDocument(Frame, frozen=True, kw_only=True):
+    """Descriptors where there is such a document: msgpack list of `types.Chunk`, and of their texts."""
+
+    job: int
+    document: Document | None = None
+    chunks: Count = 0
+    hashes: bytes = b""
+    """BLAKE2b of the hashes of the chunks, in order."""
+    error: Reason | None = None
+
+
 Problem = Literal["missing", "extra", "stale"]
 """`missing`: the index lacks what the journal says it has; `extra`: the journal knows nothing of it; `stale`: the index
 has something else."""
@@ -539,14 +557,14 @@ class Manifest(Frame, frozen=True, kw_only=True):
 
 TO_WORKER = (
     Start | Stop | Load | Proceed | Drop | PartsTaken | Encode | EncodeQuery | Tokenize | IndexReplace | IndexRekey
-    | IndexRemove | IndexSearch | IndexCompare | WatchSource | Unwatch | Rescan | ChangesTaken
+    | IndexRemove | IndexSearch | IndexRead | IndexCompare | WatchSource | Unwatch | Rescan | ChangesTaken
 )  # fmt: skip
 
 Opening = Ready | StartFailed
 FROM_WORKER = {
     "load": Opening | Identified | Parts | Loaded | LoadFailed,
     "encode": Opening | Encoded | EncodeFailed | QueryVector | Tokenized | EncoderLoad,
-    "index": Opening | IndexWritten | IndexUnavailable | IndexHits | IndexComparing | IndexCompared,
+    "index": Opening | IndexWritten | IndexUnavailable | IndexHits | IndexDocument | IndexComparing | IndexCompared,
     "watch": Opening | Changes | Scanned | Settling | WatchWarning,
     "probe": Opening | Manifest,
 }

@@ -1,8 +1,9 @@
 """A new index beside the one in use: a second pipeline builds it, and it takes the other's place when it is complete.
 
 The second pipeline is a `Daemon` with the new settings and a state directory of its own below the first one's. It
-follows the same folders, so both stay in step; the first one goes on answering. Files are loaded again, since passages
-are cut by the tokens of the model. Whatever is killed, the next start goes on where this one was.
+follows the same folders, so both stay in step; the first one goes on answering. Files are loaded again where passages
+are cut by other tokens than before, else `reembedding` takes their texts from the index in use. Whatever is killed, the
+next start goes on where this one was.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ingestd import journal
 from ingestd.config import Config
 from ingestd.config.units import spell_duration
 from ingestd.owner import give, owner
+from ingestd.reembedding import Reembedding, cut_alike
+from ingestd.supervisor import StartError
 
 if TYPE_CHECKING:
     from ingestd.daemon import Daemon
@@ -164,7 +167,10 @@ class Reindexing:
                 builder.encoders.wanted.set()
                 builder.dispatcher.wanted.set()
                 await builder.started_up(patient=True)
-                if not self.daemon.watching_sources:
+                await self._take_over(builder)
+                if self.daemon.watching_sources:
+                    await builder.watching.follow(builder.config.watch)
+                else:
                     for table in config.watch:
                         await builder.watching.scan(table, [b""], None)
                 await self._mirror()
@@ -182,6 +188,30 @@ class Reindexing:
                 raise
             finally:
                 self._builder = None
+
+    async def _take_over(self, builder: Daemon) -> None:
+        """What need not be loaded again. Where the index in use does not answer, everything is."""
+        made = await self.daemon.journal.meta("fingerprint")
+        wanted = await builder.journal.meta("fingerprint")
+        if not self.daemon.fingerprint_known or made is None or wanted is None:
+            return
+        if not cut_alike(json.loads(made)[1], json.loads(wanted)[1]):
+            return
+        files, _ = await self.daemon.journal.read(journal.counts)
+        total = sum(sum(states.values()) for states in files.values())
+        self._counts = {"queued": total, "indexed": 0}
+
+        def tell(documents: int) -> None:
+            self._counts["queued"] -= documents
+            self._counts["indexed"] += documents
+
+        try:
+            await Reembedding(self.daemon, builder, tell).run()
+        except StartError as error:
+            if builder.index_pool.failed.done() or builder.encode_pool.failed.done():
+                raise
+            log.warning("the index in use cannot be read, so files are loaded anew: %s", error.message)
+        log.info("%d documents are encoded from the text that the index has", self._counts["indexed"])
 
     async def _hush(self, builder: Daemon) -> None:
         """The folders never rest: follow them no longer until the new index is in place, which looks at them anew.

@@ -55,6 +55,11 @@ class Stages:
         self._publish = False
         self._fingerprint: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
+    @property
+    def fingerprint_known(self) -> bool:
+        """Whether the journal's is that of the settings in force."""
+        return self._fingerprint.done()
+
     def _task(self, coroutine: Any, name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.append(task)

@@ -220,7 +220,8 @@ def reindex(invocation: Invocation, drop: bool, yes: bool, json: bool) -> int:
 
     The new index grows beside the one in use, which goes on answering and following the folders, and takes its place in
     one step when it is complete. Interrupted, it goes on at the next start, or with the same command. A running daemon
-    does the work, also when this command is gone.
+    does the work, also when this command is gone. If the model alone changes, and not its tokeniser, such a daemon
+    takes the texts from the index and loads no unchanged file.
 
     \b
     Examples:
