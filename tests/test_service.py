@@ -75,6 +75,7 @@ def test_the_life_of_a_service(tmp_path: Path, manager: Manager) -> None:
     with running(config, state) as daemon:
         manager.until(lambda line: line == "READY=1")
         assert daemon.status()["ready"], "it is said only when work can be taken"
+        assert "waits for" not in next(line for line in reversed(manager.said) if line.startswith("STATUS="))
         assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in manager.said)
         manager.until(lambda line: line.startswith("STATUS=") and "1 indexed, 0 failed" in line)
         manager.until(lambda line: line == "WATCHDOG=1")

@@ -69,7 +69,7 @@ class Service:
     def __init__(self, daemon: Daemon, notifier: Notifier) -> None:
         self.daemon = daemon
         self.ready = False
-        self._ending = ""
+        self._ending = self._told = ""
         self._tell = notifier.tell
         self._watchdog = notifier.watchdog
         self._listened = notifier.listened
@@ -97,6 +97,7 @@ class Service:
                 lacking = now
             self.ready = now > lacking and (self.daemon.index_pool.ready.is_set() or now - lacking > SINK_PATIENCE)
             await asyncio.sleep(0.1)
+        await self._tell_status()  # for whoever types `systemctl status` as soon as the start has returned
         self._tell("READY=1")
 
     def _all_but_sink(self) -> bool:
@@ -105,14 +106,17 @@ class Service:
         return daemon.watching.ready and daemon.load_pool.ready.is_set() and daemon.encode_pool.ready.is_set()
 
     async def _report(self) -> None:
-        told = text = ""
         while True:
-            with contextlib.suppress(IngestdError):  # the journal is closed for a moment when a new index takes over
-                text = self._ending + describe(await self.daemon.status())
-            if text != told:
-                told = text
-                self._tell("STATUS=" + text)
+            await self._tell_status()
             await asyncio.sleep(REPORT)
+
+    async def _tell_status(self) -> None:
+        """If it has changed."""
+        with contextlib.suppress(IngestdError):  # the journal is closed for a moment when a new index takes over
+            text = self._ending + describe(await self.daemon.status())
+            if text != self._told:
+                self._told = text
+                self._tell("STATUS=" + text)
 
     async def _beat(self) -> None:
         """A sign of life while this loop turns and the journal takes what is written.
