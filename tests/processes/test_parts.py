@@ -17,7 +17,7 @@ import pytest
 from ingestd import parts
 from ingestd.daemon import Daemon
 from tests.archives import zipped
-from tests.processes.daemons import contents, ingest, ingestd, left_over, running, write_config
+from tests.processes.daemons import add_source, contents, ingest, ingestd, left_over, running, write_config
 from tests.processes.inside import events, inside, states, take_in, until
 from tests.processes.test_hostile import LIMITS
 from tests.processes.test_hostile import hostile as hostile
@@ -189,6 +189,46 @@ def test_limits_are_kept_and_told(tmp_path: Path, folder: Path) -> None:
     assert "deep.zip!/n.zip!/n.zip!/n.zip!/leaf.md" in found
     assert "max_parts_ratio = 10" in str(found["bomb.zip!/bomb.txt"])
     assert found["bomb.zip!/good.md"][0] == "indexed"
+
+
+def test_a_limit_that_is_met_is_not_exceeded_and_a_source_may_raise_it(tmp_path: Path) -> None:
+    """The same archives in two folders, of which one has each limit a little higher."""
+    bomb = bytes(80 << 20)
+    made = {
+        "count": zipped({f"{number}.md": text(number) for number in range(3)}),
+        "count-more": zipped({f"{number}.md": text(number) for number in range(4)}),
+        "size": zipped({"a.txt": "a" * 6000, "b.txt": "b" * 4000}),
+        "size-more": zipped({"a.txt": "a" * 6000, "b.txt": "b" * 4001}),
+        "depth": zipped({"n.zip": zipped({"leaf.md": text(1)})}),
+        "depth-more": zipped({"n.zip": zipped({"n.zip": zipped({"leaf.md": text(2)})})}),
+    }
+    large = {"ratio": zipped({"bomb.txt": bomb})}
+    limits = {"max_parts": 3, "max_parts_size": 10_000, "max_parts_depth": 2, "max_parts_ratio": 100}
+    raised = {"max_parts": 4, "max_parts_size": 10_001, "max_parts_depth": 3, "max_parts_ratio": 1100}
+    state = tmp_path / "state"
+    config = write_config(state, None, load=limits)
+    for name, more in (("tight", {}), ("wide", raised)):
+        (tmp_path / name).mkdir()
+        add_source(config, name, tmp_path / name, **more)
+        for kind, data in made.items():
+            (tmp_path / name / f"{name}-{kind}.zip").write_bytes(data)
+    for name, ratio in (("bomb", 100), ("inflated", 1100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}-ratio.zip").write_bytes(large["ratio"])
+        add_source(config, name, tmp_path / name, max_parts_size="1GB", max_parts_ratio=ratio)
+    with running(config, state) as daemon:
+        daemon.wait()
+    found = members(state)
+    for kind in ("count", "size", "depth"):
+        assert found[f"tight-{kind}.zip!/"][0] == "indexed", kind
+        assert found[f"wide-{kind}.zip!/"][0] == found[f"wide-{kind}-more.zip!/"][0] == "indexed", kind
+    assert found["tight-count-more.zip!/"][::2] == ("partial", "more than max_parts = 3 parts")
+    assert found["tight-size-more.zip!/"][::2] == ("partial", "more than max_parts_size = 10000 bytes in its parts")
+    assert "max_parts_depth = 2" in str(found["tight-depth-more.zip!/n.zip!/n.zip"])
+    assert found["tight-depth.zip!/n.zip!/leaf.md"][0] == "indexed"
+    assert found["wide-depth-more.zip!/n.zip!/n.zip!/leaf.md"][0] == "indexed"
+    assert "max_parts_ratio = 100" in str(found["bomb-ratio.zip!/bomb.txt"])
+    assert "ratio" not in str(found["inflated-ratio.zip!/bomb.txt"])
 
 
 def test_kills_while_archives_are_read(tmp_path: Path, folder: Path) -> None:
