@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ from ingestd_plugins.damage import guarded
 from ingestd_plugins.slides import SlidesLoader
 from ingestd_plugins.word import WordLoader
 
+ROOM = 16 << 20
+"""Bytes that must be free where a document was not converted, for that to be its own fault."""
 _INSTALL = "apt-get install --no-install-recommends libreoffice-writer-nogui libreoffice-impress-nogui"
 _PRESENTATIONS = frozenset({".ppt", ".pps", ".pot"})
 _ENCRYPTED_WORD = 0x0100
@@ -125,6 +128,9 @@ def _convert(file: File, kind: str) -> Path:
     if process.returncode == 0 and target.is_file() and target.stat().st_size:
         return target
     shutil.rmtree(profile, ignore_errors=True)  # it may be what is at fault
+    room = os.statvfs(file.scratch)
+    if room.f_bavail * room.f_frsize < ROOM:  # which LibreOffice does not say
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
     raise DamagedFileError(f"damaged: LibreOffice makes nothing of it: {_last(said) or process.returncode}")
 
 

@@ -17,7 +17,16 @@ import pytest
 from ingestd import parts
 from ingestd.daemon import Daemon
 from tests.archives import zipped
-from tests.processes.daemons import add_source, contents, ingest, ingestd, left_over, running, write_config
+from tests.processes.daemons import (
+    RunningDaemon,
+    add_source,
+    contents,
+    ingest,
+    ingestd,
+    left_over,
+    running,
+    write_config,
+)
 from tests.processes.inside import events, inside, states, take_in, until
 from tests.processes.test_hostile import LIMITS
 from tests.processes.test_hostile import hostile as hostile
@@ -229,6 +238,40 @@ def test_a_limit_that_is_met_is_not_exceeded_and_a_source_may_raise_it(tmp_path:
     assert found["wide-depth-more.zip!/n.zip!/n.zip!/leaf.md"][0] == "indexed"
     assert "max_parts_ratio = 100" in str(found["bomb-ratio.zip!/bomb.txt"])
     assert "ratio" not in str(found["inflated-ratio.zip!/bomb.txt"])
+
+
+def test_a_pause_while_an_archive_is_unpacked_loses_nothing(tmp_path: Path, folder: Path) -> None:
+    """Nor does a daemon that is killed meanwhile; who resumes gets the rest."""
+    inner = zipped({f"{number}.hostile": f"slow 0.1\ninner {number}" for number in range(10)})
+    content: dict[str, str | bytes] = {f"{number}.hostile": f"slow 0.1\n{number}" for number in range(40)}
+    (folder / "a.zip").write_bytes(zipped({**content, "inner.zip": inner}))
+    state = tmp_path / "state"
+    config = write_config(state, folder, load={**LIMITS, "workers": 1})
+
+    def indexed(daemon: RunningDaemon) -> int:
+        found: int = daemon.status()["files"]["indexed"]
+        return found
+
+    with running(config, state, hostile=True) as daemon:
+        deadline = time.monotonic() + 60
+        while indexed(daemon) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert ingestd(config, "pause", "docs").returncode == 0
+        while (files := daemon.status()["files"])["running"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert files["queued"] > 0
+        time.sleep(1)
+        assert indexed(daemon) == files["indexed"]
+        daemon.kill()
+        daemon.start()
+        assert indexed(daemon) == files["indexed"]
+        assert ingestd(config, "resume", "docs").returncode == 0
+        daemon.wait()
+        assert not daemon.call("failures")["failures"]
+        assert indexed(daemon) == 1 + 40 + 1 + 10
+    assert {attempts for _, attempts, _ in members(state).values()} == {1}
 
 
 def test_kills_while_archives_are_read(tmp_path: Path, folder: Path) -> None:
