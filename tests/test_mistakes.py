@@ -32,6 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("a text")
     (tmp_path / "good.toml").write_text(GOOD)
+    (tmp_path / "lost.toml").write_text(f'[state]\ncontrol_socket = "lost/control.sock"\n{GOOD}')
     (tmp_path / "broken.toml").write_text("[encode\n")
     (tmp_path / "wrong.toml").write_text("[load]\ndeadlin = 1\n")
     return tmp_path
@@ -55,6 +56,7 @@ def judged(code: int, stderr: str) -> tuple[int, str, str | None]:
 
 
 OK = ["--config", "good.toml", "--state", "state"]
+LOST = ["--config", "lost.toml", "--state", "state"]
 FILE = ["--config", "good.toml", "--state", "docs/a.txt"]
 
 
@@ -85,6 +87,8 @@ FILE = ["--config", "good.toml", "--state", "docs/a.txt"]
         ([*OK, "confirm-deletes", "nope"], 2, "there is no source 'nope'", "ingestd status"),
         ([*OK, "retry", "lost"], 2, "lost is not in the journal", "ingestd failures"),
         ([*OK, "reindex", "--yes"], 2, "nothing has been indexed yet", "ingestd ingest PATH"),
+        ([*LOST, "ingest", "docs"], 3, "lost/control.sock cannot be made: No such file or directory", "ls -ld "),
+        ([*LOST, "run"], 3, "lost/control.sock cannot be made: No such file or directory", "ls -ld "),
         ([*FILE, "status"], 2, "docs/a.txt is not a directory", "ls -ld "),
         ([*FILE, "failures"], 2, "docs/a.txt is not a directory", "ls -ld "),
         ([*FILE, "ingest", "docs"], 2, "docs/a.txt is not a directory", "ls -ld "),

@@ -36,6 +36,7 @@ from ingestd.errors import (
     UnreachableError,
     UsageError,
 )
+from ingestd.unit import NAME, RUNTIME
 
 PROTOCOL: Final = 1
 """Goes up when frames change; other versions are refused by name."""
@@ -157,7 +158,14 @@ class ControlServer:
             pass  # nobody, or what a killed daemon left behind
         else:
             raise AlreadyRunningError(f"another daemon answers at {self.path}", command="ingestd status")
-        self._socket = self._bind()
+        try:
+            self._socket = self._bind()
+        except OSError as error:
+            parent = self.path.parent
+            stopped = parent == RUNTIME and not parent.exists()
+            command = f"sudo systemctl start {NAME}" if stopped else shlex.join(["ls", "-ld", str(parent)])
+            text = f"the control socket {self.path} cannot be made: {error.strerror}"
+            raise UnreachableError(text, command=command) from None
         asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     def _bind(self) -> socket.socket:

@@ -8,6 +8,8 @@ from typing import Final
 NAME: Final = "ingestd"
 UNIT: Final = "ingestd.service"
 STATE: Final = Path("/var/lib/ingestd")
+RUNTIME: Final = Path("/run/ingestd")
+"""It is there while the service runs."""
 UNITS: Final = Path("/etc/systemd/system")
 PACKAGED: Final = (Path("/usr/lib/systemd/system") / UNIT, Path("/lib/systemd/system") / UNIT)
 """A distribution's package has the unit there."""

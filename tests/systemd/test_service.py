@@ -116,6 +116,12 @@ def test_whoever_finds_it_stopped_is_told_how_to_start_it(box: Box) -> None:
             assert stopped.stderr.endswith("\ntry: sudo systemctl start ingestd\n")
     assert "try: sudo systemctl start ingestd" in box.run("ingestd", "doctor", user="ann").stdout
     assert "not running: sudo systemctl start ingestd" in box.sh("ingestd status")
+    own = box.run("ingestd", "ingest", "/srv/ingestd")
+    assert own.returncode == 3
+    assert "control socket /run/ingestd/control.sock cannot be made" in own.stderr
+    assert own.stderr.endswith("try: sudo systemctl start ingestd\n"), (
+        "root leaves nothing there that the service cannot use"
+    )
     box.sh("systemctl start ingestd")
     assert "which the daemon alone may open" in box.run("ingestd", "doctor", user="ann").stdout
 
