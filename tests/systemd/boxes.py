@@ -130,7 +130,7 @@ def boot(binds: dict[Path, str], variables: dict[str, str] | None = None) -> Ite
     try:
         yield Box(int(line))
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)  # a whole runtime on a disk is removed
 
 
 @contextmanager
