@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ MARK = DIRECTORY / ".ingestd.json"
 """Says that the directory is ours to rebuild, and what has been installed for which state of the project."""
 BYTES_NEEDED = 6 << 30
 """PyTorch with its CUDA libraries takes 5 GB."""
+LAST = "opencv-python-headless"
+"""Of the packages of OpenCV that the models want, all with the same files, the one that needs no graphics library."""
 RUNS = "import sys; sys.exit(sys.version_info < (3, 11))"
 IMPORTED = (
     "ingestd.daemon", "ingestd.load", "ingestd.encode", "ingestd.index", "ingestd.watch", "ingestd.cli.views", "torch",
@@ -42,6 +45,9 @@ def ensure(*extras: str) -> Path:
 
     Costs one start of an interpreter where nothing is to be done. Raises `Failure`.
     """
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("optional-dependencies", {})
+    if unknown := [extra for extra in extras if extra not in known]:
+        raise console.Failure(f"there is no extra {unknown[0]!r}; there are: {', '.join(known)}")
     if up_to_date(extras):
         return PYTHON
     with exclusively():
@@ -54,6 +60,10 @@ def ensure(*extras: str) -> Path:
             installer.make(DIRECTORY)
         requirement = f".[{','.join(wanted)}]" if wanted else "."
         installer.install(PYTHON, requirement, ROOT)
+        for extra in wanted:
+            for needed in known[extra]:
+                if needed.startswith(LAST):
+                    installer.overwrite(PYTHON, needed)
         if not python_does("import ingestd"):
             raise console.Failure(f"the environment does not work; remove it and try again: rm -r {DIRECTORY}")
         compile_imported()

@@ -38,6 +38,10 @@ class Installer(Protocol):
         """Install the editable project `requirement`, relative to `where`, for the interpreter `python`."""
         ...
 
+    def overwrite(self, python: Path, requirement: str) -> None:
+        """Install a package once more, without what it needs: of several that have the same files, its own stay."""
+        ...
+
 
 @dataclass
 class Uv:
@@ -55,6 +59,11 @@ class Uv:
         command = [self.path, "pip", "install", "--python", os.fspath(python), *arguments]
         console.run(command, INSTALLING.format(self.name, python.parent.parent), cwd=where, show=True)
 
+    def overwrite(self, python: Path, requirement: str) -> None:
+        arguments = [*self.settings.uv_arguments(os.environ), "--no-deps", "--reinstall", requirement]
+        command = [self.path, "pip", "install", "--quiet", "--python", os.fspath(python), *arguments]
+        console.run(command, f"installing {requirement} last")
+
 
 @dataclass
 class Pip:
@@ -68,6 +77,10 @@ class Pip:
     def install(self, python: Path, requirement: str, where: Path) -> None:
         command = [*self.command, "--python", os.fspath(python), "install", "--editable", requirement]
         console.run(command, INSTALLING.format(self.name, python.parent.parent), cwd=where, show=True)
+
+    def overwrite(self, python: Path, requirement: str) -> None:
+        command = [*self.command, "--python", os.fspath(python), "install", "--no-deps", "--force-reinstall"]
+        console.run([*command, requirement], f"installing {requirement} last")
 
 
 def find(directory: Path) -> Installer:

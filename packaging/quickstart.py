@@ -3,7 +3,7 @@
 
     python3 packaging/quickstart.py [demo [QUESTION]]     index some sample documents and search them
     python3 packaging/quickstart.py test [PYTEST ARGS]    run the tests
-    python3 packaging/quickstart.py install               only make the environment, in .venv
+    python3 packaging/quickstart.py install [EXTRA ...]   only make the environment, in .venv; ocr reads scans
 
 Everything is kept in the checkout, in .venv and .quickstart; remove these two to be rid of it.
 """
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if command == "install":
-            environment.ensure("minilm")
+            environment.ensure("minilm", *rest)
             console.say(f"ready: {environment.DIRECTORY / 'bin' / 'ingestd'} --help")
             return 0
         if command == "test":

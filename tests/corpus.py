@@ -272,20 +272,6 @@ def bomb(name: str = "word/document.xml", size: int = 1 << 20, claimed: int = 6 
     return data[: entry + 24] + claim + data[entry + 28 :]
 
 
-def _image_pdf() -> bytes:
-    from ingestd_plugins.pdf import _library
-
-    pymupdf = _library()
-    book = pymupdf.open()
-    for _ in range(2):
-        pixels = pymupdf.Pixmap(pymupdf.csGRAY, pymupdf.IRect(0, 0, 60, 60), 0)
-        pixels.clear_with(128)
-        book.new_page().insert_image(pymupdf.Rect(50, 50, 500, 700), pixmap=pixels)
-    data = book.tobytes(no_new_id=True)
-    book.close()
-    return bytes(data)
-
-
 def flipped(data: bytes, seed: int, bits: int = 8) -> bytes:
     """A copy with some bits inverted."""
     chance = random.Random(seed)
@@ -331,7 +317,6 @@ def hostile(directory: Path) -> list[tuple[str, str]]:
         ("locked.pptx", ole("EncryptionInfo", "EncryptedPackage"), "EncryptedFileError"),
         ("locked.xlsx", ole("EncryptionInfo", "EncryptedPackage"), "EncryptedFileError"),
         ("old-word.docx", ole("WordDocument"), "skipped"),
-        ("scanned.pdf", _image_pdf(), "NeedsOcrError"),
         ("bomb.docx", bomb(), "LimitError"),
         ("bomb.pptx", bomb("ppt/presentation.xml"), "LimitError"),
         ("no-types.docx", zipped({"word/document.xml": b"<x/>"}), "DamagedFileError"),

@@ -20,8 +20,8 @@ from tests import corpus, formats, specimens
 
 HERE = {entry.value for entry in distribution("ingestd").entry_points if entry.group == "ingestd"}
 LOADERS = {name: loader for name, loader in discover("loaders").loaders.items() if type(loader).__module__ in HERE}
-OFFICE = {"legacy"}
-"""LibreOffice makes their files: they are in `test_office`."""
+ELSEWHERE = {"legacy", "ocr"}
+"""What they need is not everywhere: `test_office` and `test_ocr` try them."""
 FILES = {
     **{suffix: write(formats.WORDS["chinese"]) for suffix, write in specimens.WRITERS.items()},
     **corpus.samples(),
@@ -52,7 +52,7 @@ for _name, _loader in LOADERS.items():
 
 def test_none_is_left_out() -> None:
     without = {name for name in LOADERS if f"Test_{name}" not in globals()}
-    assert without == OFFICE, "without a file to try it on: give its suffixes a writer in tests/specimens.py"
+    assert without == ELSEWHERE, "without a file to try it on: give its suffixes a writer in tests/specimens.py"
 
 
 class Cursed:

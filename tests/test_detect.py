@@ -93,8 +93,8 @@ def test_text_without_a_real_suffix_is_text(name: str) -> None:
     ("data", "name", "media_type"),
     [
         (b"\x7fELF\x02\x01\x01" + bytes(100), "notes.txt", "application/x-elf"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(20), "notes.md", "image/png"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(20), "notes.docx", "image/png"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(20), "notes.md", "application/x-7z-compressed"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(20), "notes.docx", "application/x-7z-compressed"),
         (random.Random(2).randbytes(500), "notes.txt", "application/octet-stream"),
         (random.Random(2).randbytes(500), "notes", "application/octet-stream"),
         (b"text in a format of its own\n", "notes.unheard-of", "text/plain"),

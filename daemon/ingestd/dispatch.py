@@ -9,14 +9,14 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from ingestd import parts, process
 from ingestd.blame import Attempt, Watchman
-from ingestd.channel import write_blob
+from ingestd.channel import read_blob, write_blob
 from ingestd.config import Config, LoaderLimits
 from ingestd.encoders import Encoders
 from ingestd.errors import ChannelError
@@ -38,6 +38,7 @@ from ingestd.messages import (
     Stat,
 )
 from ingestd.outcomes import Outcomes, tag
+from ingestd.recollections import LARGEST, Recollections, key_of
 from ingestd.slots import Turns
 from ingestd.supervisor import Worker, WorkerDied
 from ingestd.types import display
@@ -64,8 +65,11 @@ SET_BACK = 1.0
 class Dispatcher(Outcomes):
     """Hands files to load workers against credit, and sees each document through."""
 
-    def __init__(self, config: Config, journal: Journal, encoders: Encoders, indexer: Indexer) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, encoders: Encoders, indexer: Indexer, recollections: Recollections
+    ) -> None:
         super().__init__(journal, encoders, indexer, config.state_directory / "scratch")
+        self.recollections = recollections
         self.watchman = Watchman(self._change)
         self._limits: dict[tuple[str, str], LoaderLimits] = {}
         self.configure(config)
@@ -74,8 +78,10 @@ class Dispatcher(Outcomes):
         """Sources that somebody paused, or took out of the configuration."""
         self.loaders: Mapping[str, str] = {}
         """Name and version of each that is there."""
-        self.own_pools: set[str] = set()
-        """Loaders that have workers of their own."""
+        self.own_pools: dict[str, Callable[[], None]] = {}
+        """By loader that has workers of its own: has these started, where they are not."""
+        self.remembering: Collection[str] = ()
+        """Loaders of which is kept what they made of a content."""
         self.draining = False
         self.wanted = asyncio.Event()
         """Set at the first need of a load worker."""
@@ -298,6 +304,7 @@ class Dispatcher(Outcomes):
             if verdict.action == "load" and attempt.loader in self.own_pools and row.pool != attempt.loader:
                 await worker.send(Drop(job=job))
                 await self.journal.route(row, attempt.loader)
+                self.own_pools[attempt.loader]()
                 self.wake()
                 return
             wait = self.causes.wait(attempt.loader)
@@ -310,13 +317,16 @@ class Dispatcher(Outcomes):
                 else:
                     self._spawn(attempt, self._dropped(attempt, identified, verdict.action, verdict))
                 return
-            answer, descriptors = await self._proceed(attempt, job, verdict)
+            remembered = self._recollection(attempt, identified)
+            answer, descriptors = await self._proceed(attempt, job, verdict, remembered)
             while isinstance(answer, Parts):
                 answer, descriptors = await self._take_parts(attempt, descriptors, job)
         attempt.expired = None
         attempt.seconds = time.monotonic() - attempt.started
         self.watchman.finish(attempt)
-        if isinstance(answer, Loaded) and attempt.digest is not None and len(descriptors) == 3:
+        if isinstance(answer, Loaded) and attempt.digest is not None and len(descriptors) == 3 + answer.remember:
+            if answer.remember:
+                await self._remember(worker, remembered, descriptors.pop())
             self._bytes += answer.size
             self._tokens += answer.tokens
             if answer.leave:
@@ -339,18 +349,37 @@ class Dispatcher(Outcomes):
             worker.kill("protocol", f"sent a {type(answer).__name__} frame out of turn")
             raise await asyncio.shield(worker.died)
 
-    async def _proceed(self, attempt: Attempt, job: int, verdict: Verdict) -> tuple[Any, list[int]]:
+    def _recollection(self, attempt: Attempt, identified: Identified) -> bytes | None:
+        """Under which key it is kept what the loader makes of this content; None: it is not."""
+        if attempt.loader not in self.remembering or identified.loader_version == "":
+            return None
+        options = self.config.load.options(attempt.loader)
+        return key_of(identified.digest, attempt.loader, identified.loader_version, options)
+
+    async def _remember(self, worker: Worker, key: bytes | None, descriptor: int) -> None:
+        try:
+            value = read_blob(descriptor, LARGEST)
+        except ChannelError as error:
+            worker.kill("protocol", error.message)
+            raise await asyncio.shield(worker.died) from None
+        if key is not None:
+            await self.recollections.add(key, value)
+
+    async def _proceed(
+        self, attempt: Attempt, job: int, verdict: Verdict, remembered: bytes | None
+    ) -> tuple[Any, list[int]]:
         options = self.config.load.options(attempt.loader)
         frame = proceed(
             job, attempt.limits, options, accept_changed=attempt.row.attempts >= CHANGING,
             depth=verdict.depth, room=self.unpacked.room(),
         )  # fmt: skip
+        recollection = await self.recollections.find(remembered) if remembered is not None else b""
         known: list[int] = []
         try:
-            if verdict.hashes or verdict.parts:
+            if verdict.hashes or verdict.parts or recollection:
                 with contextlib.suppress(OSError):  # no room for so many: all of it is done again
-                    known.append(write_blob([verdict.hashes], attempt.worker.scratch))
-                    known.append(write_blob([verdict.parts], attempt.worker.scratch))
+                    for blob in (verdict.hashes, verdict.parts, recollection):
+                        known.append(write_blob([blob], attempt.worker.scratch))
             return await attempt.worker.call(frame, known)
         finally:
             for descriptor in known:

@@ -71,8 +71,8 @@ class DamagedFileError(FileError):
     """The file is cut short, corrupt, or not what its first bytes promise."""
 
 
-class NeedsOcrError(FileError):
-    """The file has pages but no text layer."""
+class MissingError(FileError):
+    """The loader needs something that is not installed; the file is loaded once it is."""
 
 
 class LimitError(FileError):

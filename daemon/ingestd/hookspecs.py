@@ -21,10 +21,19 @@ def register_loaders() -> Iterable[Loader]:
     """Return loaders, one object per format family.
 
     Runs in the probe worker and in every load worker, never in the supervisor. Import format libraries inside
-    `load`, not at the top of the module: a worker then only pays for the formats it meets. A loader may have an
-    attribute `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does), and
-    `requires = ("module", ...)`, the modules that its optional dependency brings. `overrides = (".md", ...)` are
-    suffixes that it takes from the loader that has them; `[load.NAME] suffixes` and `disabled` have the last word.
+    `load`, not at the top of the module: a worker then only pays for the formats it meets. A loader may have these
+    attributes:
+
+    - `overrides = (".md", ...)`, suffixes that it takes from the loader that has them; `[load.NAME] suffixes` and
+      `disabled` have the last word.
+    - `requires = ("module", ...)` and `programs = ("program", ...)`, which are not there unless somebody installed
+      them, and `install`, what they are and how that is done. Where one is missing its files fail with `install` as
+      the reason, and are loaded once it is there.
+    - `workers = 1`, load workers for its files alone unless `[load.NAME] workers` says otherwise: others do not wait
+      behind a pile of slow files.
+    - `remembers = True`: what it yields of a content is kept, up to 1 MiB each, and yielded again when the same content
+      comes back with the same options and `version`. For those who take seconds for a page.
+    - `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does).
     """
     raise AssertionError("a specification is never called")
 

@@ -10,8 +10,7 @@ import signal
 import stat as stat_module
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,7 +23,7 @@ from ingestd.contract import Inspection
 from ingestd.detect import Detected, Detector
 from ingestd.digest import BLOCK, digest_of
 from ingestd.encode import pack_tokens
-from ingestd.errors import FileError, IngestdError, LimitError
+from ingestd.errors import FileError, IngestdError, LimitError, MissingError
 from ingestd.messages import (
     UNKNOWN_TOKENS,
     Drop,
@@ -39,8 +38,9 @@ from ingestd.messages import (
     journaled,
 )
 from ingestd.paths import PATH_MAX, open_long, stat_long
-from ingestd.plugins import discover
-from ingestd.types import Allowance, Element, File, Loader, Part, display
+from ingestd.plugins import Registry, discover, lacks
+from ingestd.reading import Reading
+from ingestd.types import Allowance, File, Loader, display
 from ingestd.unpack import Unpacking, fetch
 from ingestd.worker import describe, one_line, ready, step
 
@@ -48,8 +48,6 @@ UNKNOWN_SHARE = 0.3
 """Share of unknown tokens above which a document is indexed with a warning."""
 OPEN_FILES = 512
 CHANGED = "it changed while it was read"
-LONG_ELEMENT = 1 << 16
-"""Characters."""
 UMASK = 0o077
 
 
@@ -86,7 +84,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
         )
     )
     process.become_subreaper()
-    worker = LoadWorker(channel, registry.loaders, detector, chunker)
+    worker = LoadWorker(channel, registry, detector, chunker)
     ready(channel, sandbox=report.info())
     worker.run()
 
@@ -94,9 +92,10 @@ def serve(channel: Channel[Any], start: Start) -> None:
 class LoadWorker:
     """The loop, and what must be the same after a file as before it."""
 
-    def __init__(self, channel: Channel[Any], loaders: dict[str, Loader], detector: Detector, chunker: Chunker) -> None:
+    def __init__(self, channel: Channel[Any], registry: Registry, detector: Detector, chunker: Chunker) -> None:
         self.channel = channel
-        self.loaders = loaders
+        self.loaders = registry.loaders
+        self.versions = registry.versions
         self.detector = detector
         self.chunker = chunker
         self.pid = os.getpid()
@@ -181,7 +180,7 @@ class LoadWorker:
                     digest=digest,
                     media_type=detected.media_type,
                     loader=detected.loader,
-                    loader_version=loader.version if loader else "",
+                    loader_version=self.versions[loader.name] if loader else "",
                 )
             )
             try:
@@ -194,11 +193,14 @@ class LoadWorker:
             assert isinstance(answer, Proceed)
             known = read_blob(descriptors[0]) if descriptors else b""
             parts = read_blob(descriptors[1]) if descriptors[1:] else b""
+            recollection = read_blob(descriptors[2]) if descriptors[2:] else b""
+            if missing := lacks(loader):
+                raise MissingError(f"needs {missing}")
             file, cut = open_file(job, scratch, stream, detected, answer)
             if answer.show:
                 self.inspection = Inspection(answer.show)
-            unpacking = Unpacking(self.channel, answer, parts, self.detector, self.loaders, scratch.parent)
-            reading = Reading(file, loader, answer.limits, cut, unpacking, self.inspection)
+            unpacking = Unpacking(self.channel, answer, parts, self.detector, self.versions, scratch.parent)
+            reading = Reading(file, loader, answer.limits, cut, unpacking, self.inspection, recollection)
             try:
                 chunked = self.chunker.chunk(reading.elements(), {known[i : i + 16] for i in range(0, len(known), 16)})
             except Exception as error:
@@ -228,7 +230,8 @@ class LoadWorker:
         own = Path(job.scratch).parent
         blobs: list[int] = []
         try:
-            for part in (chunks, tokens, chunked.hashes):
+            new = b"" if recollection or reading.partial or was_changed or answer.show else reading.recollection
+            for part in (chunks, tokens, chunked.hashes, *([new] if new else [])):
                 blobs.append(write_blob([part], own))
         except BaseException:
             for blob in blobs:
@@ -245,6 +248,7 @@ class LoadWorker:
             warnings=[one_line(warning) for warning in file.warnings],
             metadata=plain(file.metadata),
             changed=was_changed,
+            remember=bool(new),
         ), blobs
 
     def _clean(self, scratch: Path) -> None:
@@ -278,106 +282,12 @@ class LoadWorker:
         return True
 
 
-class Reading:
-    """One pass over a loader's elements, up to the limit of text."""
-
-    def __init__(
-        self,
-        file: File,
-        loader: Loader,
-        limits: dict[str, Any],
-        partial: str | None,
-        unpacking: Unpacking,
-        inspection: Inspection | None = None,
-    ) -> None:
-        self.file = file
-        self.unpacking = unpacking
-        self.loader = loader
-        self.inspection = inspection
-        self.max_text = limits["max_text"]
-        self.quarantine = limits["on_limit"] == "quarantine"
-        self.partial = partial
-        self.found = False
-        """Anything at all."""
-
-    def elements(self) -> Iterator[Element]:
-        try:
-            yield from self._elements()
-        except LimitError as error:
-            if self.quarantine or not self.found:
-                raise
-            self.partial = self.partial or error.message  # what was found so far stays
-        self.partial = self.partial or self.file.partial
-        self.unpacking.flush()
-
-    def _elements(self) -> Iterator[Element]:
-        characters = 0
-        number = 0
-        place = "before the first element"
-        step(place)
-        for element in self.loader.load(self.file):
-            number += 1
-            if self.inspection is not None:
-                self.inspection.look(element)
-            if isinstance(element, Part):
-                self.unpacking.take(element, self.file)
-                self.found = True
-                continue
-            if not isinstance(element, Element) or not isinstance(element.text, str):
-                raise TypeError(f"loader {self.loader.name!r} yielded {type(element).__name__}, not Element")
-            place = f"page {element.page}, element {number}" if element.page is not None else f"element {number}"
-            step(place)
-            self.found = True
-            room = self.max_text - characters
-            characters += len(element.text)
-            if characters > self.max_text:
-                reason = f"more than max_text = {self.max_text} characters: it ends in {place}"
-                if self.quarantine:
-                    raise LimitError(reason)
-                self.partial = reason
-                element = replace(element, text=element.text[:room])
-            for piece in pieces(clean(element)):
-                yield piece
-                step(place)
-            if self.partial is not None and characters > self.max_text:
-                return
-
-
 def chosen(detected: Detected, loader: Loader) -> Detected:
     """The file as this loader is to see it, whoever it would go to otherwise."""
     suffix = detected.suffix
     if suffix not in loader.suffixes and loader.suffixes:
         suffix = loader.suffixes[0]
     return detected._replace(loader=loader.name, suffix=suffix)
-
-
-def clean(element: Element) -> Element:
-    """Text leaves a worker as valid UTF-8 without surrogates and NULs."""
-    text = element.text
-    if text.isascii() and "\0" not in text:
-        return element
-    try:
-        text.encode()
-        if "\0" not in text:
-            return element
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "replace").decode()
-    return replace(element, text=text.replace("\0", ""))
-
-
-def pieces(element: Element) -> Iterator[Element]:
-    """A very long element in parts, so that splitting it shows progress; cut between lines, else between words."""
-    text = element.text
-    start = 0
-    while len(text) - start > LONG_ELEMENT:
-        end = start + LONG_ELEMENT
-        for mark in ("\n", " "):
-            if (found := text.rfind(mark, start + LONG_ELEMENT // 2, end)) > 0:
-                end = found + 1
-                break
-        yield replace(element, text=text[start:end])
-        start = end
-    yield replace(element, text=text[start:]) if start else element
 
 
 def open_file(
@@ -460,6 +370,8 @@ def failure(job: int, error: BaseException) -> LoadFailed:
     kind = "error"
     if is_full(error):
         kind = "full"
+    elif isinstance(error, MissingError):
+        kind = "missing"
     elif isinstance(error, FileError):
         kind = "file"
     elif isinstance(error, FileNotFoundError) and error.filename is not None:
@@ -472,8 +384,7 @@ def failure(job: int, error: BaseException) -> LoadFailed:
 
         lines = "".join(traceback.format_exception(error))[-4000:].splitlines()
         detail = "\n".join(f"{line[: len(line) - len(line.lstrip())]}{one_line(line)}" for line in lines)
-    limit = isinstance(error, LimitError)
-    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail, limit=limit)
+    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail)
 
 
 def is_full(error: BaseException | None) -> bool:

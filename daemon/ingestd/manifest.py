@@ -42,6 +42,11 @@ class Plugins:
         """Name and version of each loader."""
         return {item.name: item.version for item in self.manifest.items if item.kind == "loader"}
 
+    @property
+    def remembering(self) -> set[str]:
+        """Loaders of which is kept what they made of a content."""
+        return {item.name for item in self.manifest.items if item.remembers}
+
     async def probe(self, scratch: Path, prefix: str) -> None:
         """Ask the plugins. Raises `StartError` where none can be listed."""
         while True:

@@ -116,8 +116,8 @@ class Identified(Frame, frozen=True, kw_only=True):
 
 
 class Proceed(Frame, frozen=True, kw_only=True):
-    """Load it. Descriptors, if any: a blob of the 16-byte hashes of chunks whose vectors the index has, and one of the
-    16-byte digests of parts whose bytes nobody needs."""
+    """Load it. Descriptors, if any: a blob of the 16-byte hashes of chunks whose vectors the index has, one of the
+    16-byte digests of parts whose bytes nobody needs, and one of what the loader made of this content before."""
 
     job: int
     limits: dict[str, Any] = {}
@@ -197,8 +197,9 @@ UNKNOWN_TOKENS = "tokens are unknown to the model"
 
 
 class Loaded(Frame, frozen=True, kw_only=True):
-    """Descriptors: chunks (msgpack list of `Chunk`), token ids of the fresh ones (`encode.pack_tokens`), and the
-    16-byte hashes of all chunks, in order. `leave`: the worker is not fit for another file."""
+    """Descriptors: chunks (msgpack list of `Chunk`), token ids of the fresh ones (`encode.pack_tokens`), the 16-byte
+    hashes of all chunks, in order, and, with `remember`, what is to be given with the next `Proceed` for this content.
+    `leave`: the worker is not fit for another file."""
 
     job: int
     chunks: Count
@@ -214,6 +215,7 @@ class Loaded(Frame, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     changed: bool = False
     """The file changed while it was read, which `accept_changed` allowed."""
+    remember: bool = False
     leave: bool = False
 
 
@@ -224,12 +226,10 @@ class LoadFailed(Frame, frozen=True, kw_only=True):
     kind: Short
     """"file" (the file is at fault for good), "error" (an exception: a strike), "memory", "gone" (no such file),
     "changed" (it changed while it was read), "unreadable" (permission or input/output error), "full" (no room on
-    the disk of the scratch directory)."""
+    the disk of the scratch directory), "missing" (the loader needs something that is not installed)."""
     reason: Reason
     detail: Reason = ""
     leave: bool = False
-    limit: bool = False
-    """A limit was met: elsewhere another one may hold for the same content."""
 
 
 # --- encode ---------------------------------------------------------------------------------------------------
@@ -536,6 +536,12 @@ class PluginItem(msgspec.Struct, frozen=True):
     sockets: bool = False
     distribution: str = ""
     overrides: list[str] = []
+    workers: Count = 0
+    """Load workers for its files alone."""
+    remembers: bool = False
+    """What it makes of a content is kept."""
+    lacks: Reason = ""
+    """What it needs and is not installed, and how that is done."""
 
     @property
     def called(self) -> str:

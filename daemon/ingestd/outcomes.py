@@ -16,6 +16,7 @@ from ingestd.config import WatchTable
 from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal
+from ingestd.journal.retrying import NEVER
 from ingestd.messages import UNKNOWN_TOKENS, Identified, IndexRekey, IndexRemove, IndexReplace, Loaded, LoadFailed
 from ingestd.parts import Unpacked
 from ingestd.room import Room
@@ -184,8 +185,10 @@ class Outcomes:
                 await self._settle(attempt, "queued", reason, reason=reason, retry_in=settle)
             case "unreadable":
                 await self._settle(attempt, "failed", reason, reason=reason, retry_in=UNREADABLE_RETRY)
+            case "missing":
+                await self._settle(attempt, "failed", reason, reason=reason, retry_in=NEVER)
             case "file":
-                await self._refused(attempt, reason, failed.limit)
+                await self._refused(attempt, reason)
             case "full":
                 await self._full(attempt, reason, failed.detail)
             case "memory":
@@ -255,9 +258,9 @@ class Outcomes:
         self.wake()
         return True
 
-    async def _refused(self, attempt: Attempt, reason: str, limit: bool = False) -> None:
-        """The content is at fault for good, wherever it lies; but for a `limit` that holds here."""
-        if attempt.digest is not None and not limit:
+    async def _refused(self, attempt: Attempt, reason: str) -> None:
+        """The content is at fault for good, wherever it lies."""
+        if attempt.digest is not None:
             await self.journal.strike(attempt.row, attempt.digest, attempt.tag, reason, "", 1)
         await self._settle(attempt, "quarantined", reason, reason=reason)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,11 @@ class Registry:
     sinks: dict[str, Sink] = field(default_factory=dict)
     items: list[PluginItem] = field(default_factory=list)
     errors: list[PluginError] = field(default_factory=list)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of each loader; "" for one that lacks something: what it failed at is tried again once that is there."""
+        return {item.name: item.version for item in self.items if item.kind == "loader"}
 
     def called(self, kind: str, name: str) -> str:
         """An engine or a sink as messages name it, with the distribution that it is from."""
@@ -123,18 +130,30 @@ def _add(registry: Registry, hook: str, item: Any, distribution: str) -> None:
     if item.name in table:
         raise ValueError(f"{hook[:-1]} {item.name!r} is registered already")
     table[item.name] = item
+    missing = lacks(item)
     registry.items.append(
         PluginItem(
             kind=hook[:-1],
             name=item.name,
-            version=str(getattr(item, "version", "")),
+            version="" if missing else str(getattr(item, "version", "")),
             suffixes=list(getattr(item, "suffixes", ())),
             overrides=list(getattr(item, "overrides", ())),
             media_types=list(getattr(item, "media_types", ())),
             sockets=bool(getattr(item, "needs_sockets", False)),
             distribution=distribution,
+            workers=getattr(item, "workers", 0),
+            remembers=bool(getattr(item, "remembers", False)),
+            lacks=missing,
         )
     )
+
+
+def lacks(item: Any) -> str:
+    """What a loader needs and is not installed: modules that it `requires`, and `programs`."""
+    there = [importlib.util.find_spec(module) is not None for module in getattr(item, "requires", ())]
+    there += [shutil.which(program) is not None for program in getattr(item, "programs", ())]
+    names = ", ".join([*getattr(item, "requires", ()), *getattr(item, "programs", ())])
+    return "" if all(there) else one_line(getattr(item, "install", names))
 
 
 def _check(*attributes: str, **methods: int) -> Callable[[Any], None]:
@@ -173,7 +192,10 @@ def _check_loader(item: Any) -> None:
     kind = type(item).__qualname__
     if not isinstance(item.version, str) or len(item.version) > LONGEST:
         raise TypeError(f"{kind}.version must be a short string, not {one_line(repr(item.version), 80)}")
-    for attribute in ("suffixes", "media_types", "overrides"):
+    workers = getattr(item, "workers", 0)
+    if not isinstance(workers, int) or not 0 <= workers <= MOST:
+        raise TypeError(f"{kind}.workers must be a number up to {MOST}, not {one_line(repr(workers), 80)}")
+    for attribute in ("suffixes", "media_types", "overrides", "requires", "programs"):
         values = getattr(item, attribute, ())
         if isinstance(values, str) or not isinstance(values, Sequence) or len(values) > MOST_SUFFIXES:
             raise TypeError(f"{kind}.{attribute} must be a sequence of strings, not {one_line(repr(values), 80)}")

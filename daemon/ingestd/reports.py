@@ -17,6 +17,7 @@ from ingestd.config.units import spell_duration
 from ingestd.detect import Detector
 from ingestd.errors import UsageError
 from ingestd.journal import Row, SourceRow
+from ingestd.journal.retrying import NEVER
 from ingestd.messages import Manifest, PluginError
 from ingestd.types import STATES, Hit, Loader, display
 from ingestd.unit import starting
@@ -85,7 +86,7 @@ def _document(sources: dict[str, SourceRow], row: Row) -> dict[str, Any]:
         "reason": reason,
         "loader": f"{row.loader} {row.loader_version}".strip() if row.loader else None,
         "attempts": row.attempts,
-        "retry_at": row.retry_at if state in ("failed", "queued") and row.retry_at else None,
+        "retry_at": row.retry_at if state in ("failed", "queued") and 0 < row.retry_at < NEVER else None,
         "chunks": row.chunks,
         "digest": row.digest.hex() if row.digest else None,
     }
@@ -155,7 +156,7 @@ def plugins(manifest: Manifest, lost: Sequence[PluginError], load: LoadTable) ->
         {
             "kind": item.kind, "name": item.name, "version": item.version, "suffixes": item.suffixes,
             "media_types": item.media_types, "sockets": item.sockets, "overrides": item.overrides,
-            "distribution": item.distribution, "error": None,
+            "distribution": item.distribution, "lacks": item.lacks or None, "error": None,
         }
         for item in manifest.items
     ]  # fmt: skip

@@ -109,10 +109,12 @@ class Stages:
         """As many load workers as the configuration wants, also those that are for one loader alone."""
         self.load_pool.resize(self.load_workers)
         self.dispatcher.turns[""].size = self.load_workers
-        wanted = {name: int(own.get("workers", 0)) for name, own in self.config.load.loaders.items()}
+        wanted = {item.name: item.workers for item in self.plugins.manifest.items if item.workers and not item.lacks}
+        wanted |= {name: own["workers"] for name, own in self.config.load.loaders.items() if "workers" in own}
         for name in [*wanted, *(self._own_pools.keys() - wanted.keys())]:
             self._resize_own(name, wanted.get(name, 0))
-        await self.journal.unroute(sorted(self.dispatcher.own_pools))
+        started = [name for name in self.dispatcher.own_pools if self._own_pools[name].is_open]
+        await self.journal.unroute(started)  # the others are started for the first file that is routed to them
 
     def _resize_own(self, name: str, size: int) -> None:
         """Load workers for the files of one loader; with none, the others take them."""
@@ -121,18 +123,17 @@ class Stages:
             if not size:
                 return
             serve = functools.partial(self.dispatcher.serve, pool=name)
-            pool = self._own_pools[name] = self._pool("load", size, self.load_settings, serve, spare=True)
+            pool = self._own_pools[name] = self._pool("load", size, self.load_settings, serve)
             self.dispatcher.turns[name] = Turns(size)
             self.load_pools.append(pool)
-        pool.spare = bool(size)
+        # One who asks for workers is slow by nature: a spare would take its turn while the others still read a page.
+        pool.spare = bool(size) and not any(item.name == name and item.workers for item in self.plugins.manifest.items)
         pool.resize(size)
         self.dispatcher.turns[name].size = size
-        if not size:
-            self.dispatcher.own_pools.discard(name)
-            return
-        self.dispatcher.own_pools.add(name)
-        if self.load_pool.is_open:
-            pool.open()
+        if size:
+            self.dispatcher.own_pools[name] = pool.open
+        else:
+            self.dispatcher.own_pools.pop(name, None)
 
     async def _open_when(self, event: asyncio.Event, open_pool: Any) -> None:
         await event.wait()
@@ -143,8 +144,7 @@ class Stages:
             # The encoder fetches the model from its hub; before that there is no tokeniser.
             self.encoders.wanted.set()
             await asyncio.shield(self._fingerprint)
-        for pool in self.load_pools:
-            pool.open()
+        self.load_pool.open()
         self.indexer.wanted.set()  # it starts while the first files are loaded
 
     def _model_is_here(self) -> bool:

@@ -24,7 +24,7 @@ from ingestd.detect import Detector
 from ingestd.digest import digest_of
 from ingestd.errors import LimitError
 from ingestd.messages import Member, Parts, PartsTaken, Proceed
-from ingestd.types import Allowance, File, Loader, Part
+from ingestd.types import Allowance, File, Part
 from ingestd.worker import one_line, step
 
 BLOCK = 1 << 20
@@ -48,17 +48,18 @@ class Unpacking:
         proceed: Proceed,
         known: bytes,
         detector: Detector,
-        loaders: Mapping[str, Loader],
+        versions: Mapping[str, str],
         own: Path,
     ) -> None:
-        """`known`: digests, 16 bytes each, of parts whose bytes nobody needs. `own`: the worker's directory."""
+        """`known`: digests, 16 bytes each, of parts whose bytes nobody needs. `versions`: of the loaders. `own`: the
+        worker's directory."""
         self._channel = channel
         self._job = proceed.job
         self._room = proceed.room
         self._want = proceed.want
         self._known = {known[i : i + 16] for i in range(0, len(known), 16)}
         self._detector = detector
-        self._loaders = loaders
+        self._versions = versions
         self._own = own
         self._names: dict[str, int] = {}
         self._found: list[Member] = []
@@ -133,8 +134,7 @@ class Unpacking:
             digest = digest_of(stream)
             detected = self._detector.detect(stream, name.rpartition("/")[2])
             offset = self._pack(name, stream, digest, found.st_size)
-        loader = self._loaders[detected.loader] if detected.loader is not None else None
-        version = loader.version if loader is not None else ""
+        version = self._versions[detected.loader] if detected.loader is not None else ""
         self._found.append(Member(name, found.st_size, digest, detected.media_type, detected.loader, version, offset))
         os.unlink(path)
 

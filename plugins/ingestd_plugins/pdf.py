@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from ingestd.errors import DamagedFileError, EncryptedFileError, NeedsOcrError
+from ingestd.errors import DamagedFileError, EncryptedFileError, MissingError
 from ingestd.hookspecs import hookimpl
+from ingestd.plugins import lacks
 from ingestd.types import Element, File, Loader, Part
-from ingestd_plugins import embedded
+from ingestd_plugins import embedded, pdf_scans
 from ingestd_plugins.charset import clean
 from ingestd_plugins.damage import guarded
+from ingestd_plugins.ocr import OcrLoader
 from ingestd_plugins.pagelayout import Block, Line, in_reading_order, paragraph
 
 SHRINK_EVERY = 50
@@ -27,23 +29,29 @@ MARGIN = 0.08
 """Share of a page's height, above and below, in which running titles and page numbers stand."""
 
 
+_NO_OCR = lacks(OcrLoader)
+"""What is to be installed before pages can be read by OCR."""
+
+
 class PdfLoader:
     name = "pdf"
-    version = "1"
+    version = "2 without OCR" if _NO_OCR else "2"
     suffixes: Sequence[str] = (".pdf",)
     media_types: Sequence[str] = ("application/pdf",)
     extracts = (
         "The text layer page by page, columns one after the other, words joined that a hyphen splits; headings by "
         "outline and size of letters; running titles once; readers' notes; title, author, subject and keywords; "
-        "embedded files as documents of their own"
+        "embedded files as documents of their own. With `ingestd[ocr]` pages without text, or with garbage for text, "
+        "and what large pictures show, each page as a document of its own, see `ocr`"
     )
-    omits = "Page numbers; the text in pictures; forms, scripts, sounds"
+    omits = "Page numbers; forms, scripts, sounds; the text in small pictures"
 
     @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
-        """One element for each paragraph; headings by the outline and by the size of the letters.
+        """One element for each paragraph; headings by the outline and by the size of the letters. A part for each page
+        that is to be read by OCR.
 
-        Raises `NeedsOcrError` where no page has text but some show something; single pages without are a warning.
+        Raises `MissingError` where that is not installed and no page has text.
         """
         pymupdf = _library()
         if file.size == 0:
@@ -86,7 +94,7 @@ def _library() -> ModuleType:
     return pymupdf
 
 
-def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Element]:
+def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Element | Part]:
     broken = (pymupdf.mupdf.FzErrorBase, pymupdf.FileDataError, RuntimeError, ValueError, LookupError, TypeError)
     try:
         count = document.page_count
@@ -100,7 +108,7 @@ def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Elemen
     file.metadata["pages"] = count
     outline = _outline(document, broken)
     style = _Style()
-    silent: list[int] = []  # pages that show something, but have no text
+    unread: list[int] = []  # pages that show something that is no text
     failed: list[int] = []
     last = ""
     spoken = False
@@ -108,9 +116,14 @@ def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Elemen
         try:
             page = document.load_page(number - 1)
             blocks = _blocks(pymupdf, page)
+            lines = [line for block in blocks for line in block.lines]
+            garbage = pdf_scans.garbled(" ".join(line.text for line in lines))
+            boxes = pdf_scans.to_read(page, lines, garbage)
+            scan = None
+            if boxes and not _NO_OCR:
+                suffix, scan = pdf_scans.picture(pymupdf, page, boxes, [] if garbage else lines)
+            blocks = [] if garbage else in_reading_order(blocks)
             notes = list(_notes(page))
-            if not blocks and not notes and page.get_bboxlog():
-                silent.append(number)
         except broken as error:
             failed.append(number)
             last = _cause(error)
@@ -121,6 +134,10 @@ def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Elemen
         for note in notes:
             spoken = True
             yield Element(note, "note", page=number)
+        if scan is not None:
+            yield file.part(f"page {number}{suffix}", scan)
+        elif boxes:
+            unread.append(number)
         if number % SHRINK_EVERY == 0:
             pymupdf.TOOLS.store_shrink(100)
             pymupdf.TOOLS.reset_mupdf_warnings()
@@ -129,10 +146,10 @@ def _document(pymupdf: ModuleType, document: Any, file: File) -> Iterator[Elemen
         raise DamagedFileError(f"damaged: no page can be read: {last}")
     if failed:
         file.warn(f"pages that cannot be read: {_ranges(failed)} ({last})")
-    if silent and not spoken:
-        raise NeedsOcrError(f"none of its {count} pages has a text layer; it needs OCR")
-    if silent:
-        file.warn(f"pages without text: {_ranges(silent)} need OCR")
+    if unread and not spoken:
+        raise MissingError(f"needs {_NO_OCR}: none of its {count} pages has a text layer")
+    if unread:
+        file.partial = f"pages {_ranges(unread)} need {_NO_OCR}"
 
 
 def _metadata(document: Any, file: File) -> None:
@@ -186,9 +203,8 @@ def _blocks(pymupdf: ModuleType, page: Any) -> list[Block]:
             lines.append(Line(clean(_plain(text)), line["bbox"], round(main["size"], 1), bold))
         if lines:
             blocks.append(Block(lines, block["bbox"]))
-    if lost > 0.3 * good:  # letters without a meaning: the font does not say which characters they are
-        return []
-    return in_reading_order(blocks)
+    # Letters without a meaning: the font does not say which characters they are.
+    return [] if lost > pdf_scans.ODD * good else blocks
 
 
 _ODD = re.compile("[\ufb00-\ufb06\u00ad\u200b\u2060\ufffd\ue000-\uf8ff]")

@@ -24,7 +24,7 @@ EXCHANGE = 2
 """RENAME_EXCHANGE: two names are swapped in one step."""
 AT_FDCWD = -100
 ARCHIVE = b"PK"
-PICTURE = b"\x89PNG\r\n\x1a\n"
+PROGRAM = b"\x7fELF\x02\x01\x01\0"
 """How a file begins that no loader takes, whatever its name."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -211,7 +211,7 @@ class Storm:
     def _cut(self) -> str:
         path = self._writable()
         content = path.read_bytes()
-        if content.startswith(PICTURE):  # half of one may be anything
+        if content.startswith(PROGRAM):  # half of one may be anything
             raise NothingToDoError
         os.truncate(path, self.dice.choice([0, len(content) // 2, max(0, len(content) - 1)]))
         return str(path)
@@ -239,7 +239,7 @@ class Storm:
 
     def _to_picture(self) -> str:
         path = self._file()
-        path.write_bytes(PICTURE + self.dice.randbytes(20))
+        path.write_bytes(PROGRAM + self.dice.randbytes(20))
         return str(path)
 
     def _disguise(self) -> str:
@@ -247,7 +247,7 @@ class Storm:
         path = self._writable()
         found = path.stat()
         content = bytearray(path.read_bytes())
-        if not content or content.startswith(PICTURE):
+        if not content or content.startswith(PROGRAM):
             raise NothingToDoError
         content[self.dice.randrange(len(content))] = ord(self.dice.choice("abcdefgh"))
         path.write_bytes(content)
@@ -258,7 +258,7 @@ class Storm:
         """Texts, one of them in another archive, and a picture."""
         members: dict[str, str | bytes] = {f"m{n}.md": self._text() for n in range(self.dice.randint(1, 5))}
         members["inner.zip"] = zipped({"deep/a.txt": self._text()})
-        members["picture.png"] = PICTURE + self.dice.randbytes(4)
+        members["program.so"] = PROGRAM + self.dice.randbytes(4)
         return self._pack(self._place() / f"f{self.dice.randrange(4)}.zip", members)
 
     def _change_archive(self) -> str:
@@ -452,11 +452,11 @@ def expected(roots: Sequence[Path]) -> Expected:
                     continue
                 content = Path(path).read_bytes()
                 for member, data in whole(content).items():
-                    if data.startswith(PICTURE):
+                    if data.startswith(PROGRAM):
                         found.skipped.add(f"{path}!/{member}")
                     else:
                         found.indexed[f"{path}!/{member}"] = hashlib.blake2b(data, digest_size=16).hexdigest()
-                if content.startswith(PICTURE) or not (content or os.path.splitext(name)[1]):
+                if content.startswith(PROGRAM) or not (content or os.path.splitext(name)[1]):
                     found.skipped.add(path)
                 elif (
                     name.endswith(".json") and content and not content.startswith(ARCHIVE)

@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_member_is_a_document_of_its_own(tmp_path: Path, folder: Path) -> None:
     """With state, why, retry and a path in the index; also one in an archive inside the archive."""
     inner = zipped({"deep/report.md": "# Badgers\n\nBadgers live below the viaduct."})
-    outer = {"a.txt": "The heron stands.", "inner.zip": inner, "bad.json": "{", "../up.txt": "no", "x.png": "\x89PNG"}
+    outer = {"a.txt": "The heron stands.", "inner.zip": inner, "bad.json": "{", "../up.txt": "no", "x.so": "\x7fELF\0"}
     (folder / "outer.zip").write_bytes(zipped(outer))
     state = tmp_path / "state"
     config = write_config(state, None)

@@ -250,7 +250,7 @@ def test_what_the_index_committed_and_the_journal_never_learnt(tmp_path: Path) -
     """Killed between the two commits; then the file becomes one that no loader takes, or goes."""
     folder = tmp_path / "docs"
     folder.mkdir()
-    for name in ("picture.txt", "gone.txt", "kept.txt"):
+    for name in ("program.txt", "gone.txt", "kept.txt"):
         (folder / name).write_text(f"the text of {name}")
     state = tmp_path / "state"
     config = write_config(state, None)
@@ -262,7 +262,7 @@ def test_what_the_index_committed_and_the_journal_never_learnt(tmp_path: Path) -
     with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as db, db:
         db.execute("UPDATE documents SET state = 'running', indexed_digest = NULL, indexed_loader = NULL, chunks = 0")
         db.execute("DELETE FROM hashes")
-    (folder / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n and so on")
+    (folder / "program.txt").write_bytes(b"\x7fELF\x02\x01\x01\0 and so on")
     (folder / "gone.txt").unlink()
     assert inside(config, body)["skipped"] == 1
 

@@ -349,6 +349,7 @@ def listed(plugins: Iterable[_Row]) -> Group:
     narrow: list[RenderableType] = []
     errors: list[RenderableType] = []
     lost: list[RenderableType] = []
+    lacking: list[RenderableType] = []
     order = ["loader", "engine", "sink"]
     for plugin in sorted(plugins, key=lambda plugin: (plugin.get("kind") not in order, *_order(plugin, order))):
         if plugin.get("error") or plugin.get("reason"):
@@ -362,12 +363,14 @@ def listed(plugins: Iterable[_Row]) -> Group:
         takes = "disabled" if plugin.get("disabled") else " ".join(plugin.get("takes", plugin.get("suffixes")) or ())
         if not plugin.get("disabled"):
             lost.extend(_lost(plugin))
+        if lacks := plugin.get("lacks"):
+            lacking.append(Text(f"{kind} {name} needs {clean(lacks)}", style="yellow", overflow="fold"))
         table.add_row(*(Text(cell) for cell in (kind, name, version, clean_line(takes), origin)))
         head = Text(f"{kind} ", overflow="fold").append(f"{name} {version}".rstrip(), style="bold")
         narrow.append(head.append(f"  {origin}", style="dim"))
         if takes:
             narrow.append(Padding.indent(Text(clean_line(takes), overflow="fold"), 2))
-    return Group(layout.Either(table, Group(*narrow)), *lost, *errors)
+    return Group(layout.Either(table, Group(*narrow)), *lost, *lacking, *errors)
 
 
 def _order(plugin: _Row, kinds: Sequence[str]) -> tuple[int, str]:

@@ -88,11 +88,15 @@ MEDIA_TYPES: dict[str, str] = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".jfif": "image/jpeg",
     ".gif": "image/gif",
     ".tif": "image/tiff",
     ".tiff": "image/tiff",
     ".bmp": "image/bmp",
     ".webp": "image/webp",
+    ".heic": "image/heic",
+    ".heif": "image/heic",
     ".zip": ZIP,
     ".gz": "application/gzip",
     ".tgz": "application/gzip",
@@ -174,6 +178,8 @@ for _mark, _type in _SIGNATURES:
 _SPELLABLE = frozenset({b"MZ", b"BM", b"BZh", b"ID3", b"OggS", b"fLaC", b"GIF87a", b"GIF89a"})
 """Marks that a text could begin with: they count only where the bytes are not text."""
 
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"})
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -190,7 +196,7 @@ def signature(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and not is_text(head):
         return "application/x-riff"
     if head[4:8] == b"ftyp" and not is_text(head):
-        return "video/mp4"
+        return MEDIA_TYPES[".heic"] if head[8:12] in _HEIC else "video/mp4"
     if head[257:262] == b"ustar":
         return MEDIA_TYPES[".tar"]
     return None

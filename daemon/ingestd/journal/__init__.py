@@ -474,7 +474,8 @@ class Journal(Writer):
                 "UPDATE documents SET state = 'queued', reason = NULL, media_type = NULL WHERE state = 'skipped'"
             ).rowcount
             for id, loader, version in db.execute(
-                "SELECT id, loader, loader_version FROM documents WHERE state = 'quarantined' AND loader IS NOT NULL"
+                "SELECT id, loader, loader_version FROM documents"
+                " WHERE state IN ('failed', 'quarantined', 'partial') AND loader IS NOT NULL"
             ).fetchall():
                 if loaders.get(loader, version) != version:
                     db.execute("UPDATE documents SET state = 'queued', retry_at = 0 WHERE id = ?", (id,))

@@ -13,6 +13,8 @@ RETRYABLE = frozenset({"failed", "quarantined", "partial", "skipped"})
 """States that `retry` means."""
 RETRIES = 500
 """Documents that one call of the writer gives another try: others have their turn between them."""
+NEVER = 1e11
+"""Seconds until the next attempt where a loader lacks something: `Journal.revive` notices once that is there."""
 HISTORY = 20
 """Lines of history kept for a document."""
 ALONE_AFTER = 3
