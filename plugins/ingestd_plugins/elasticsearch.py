@@ -5,6 +5,7 @@ Needs `ingestd[elasticsearch]` and a server 8.15 or later, with its core modules
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class ElasticsearchSink:
 
         self._server = Server(settings(options))
         try:
-            self._owner = None if readonly else Owner(owner(directory), directory.parent)
+            self._owner = None if readonly else Owner(owner(directory), directory.parent, secrets.token_hex(8))
             if draft and self._owner is not None:
                 found = elasticsearch_index.draft(self._server, fingerprint, self._owner, directory / DRAFT)
             else:

@@ -37,6 +37,8 @@ class Index:
         self.writing = self.written(name)
         """An alias of this one index. What is written through it is refused where the index has gone, or was replaced,
         instead of making a new one with a mapping that is guessed."""
+        self.opened: str | None = None
+        """Of the owner that opened it last, where that is us."""
 
     @staticmethod
     def written(name: str) -> str:
@@ -75,7 +77,7 @@ async def prepare(server: Server, fingerprint: Fingerprint, owner: Owner | None)
             if known.meta["daemon"] == chosen.own_name():
                 index = Index(chosen, name)
                 if owner is not None:
-                    await own(server, name, known.meta, owner)
+                    index.opened = await own(server, name, known.meta, owner)
                 return index
         index = Index(chosen, _free_name(chosen, fingerprint, others))
         if owner is None:
@@ -100,7 +102,9 @@ async def draft(server: Server, fingerprint: Fingerprint, owner: Owner, note: Pa
         else:
             check_owner(chosen, name, known.meta, owner)
     if note.exists() and (name := note.read_text()) in {**published, **others}:
-        return Index(chosen, name)
+        index = Index(chosen, name)
+        index.opened = await own(server, name, {**published, **others}[name].meta, owner)
+        return index
     for name, known in list(others.items()):
         if known.replaced(name) is None and belongs(chosen, known.meta, owner):
             await _drop(server, name)
@@ -216,6 +220,7 @@ async def _create(server: Server, index: Index, fingerprint: Fingerprint, owner:
         if "resource_already_exists" not in str(error):
             raise
         return False
+    index.opened = owner.opened
     return True
 
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ingestd.errors import IndexOwnedError
+from ingestd.errors import IndexAwayError, IndexOwnedError, IndexUnavailableError
 from ingestd_plugins.elasticsearch_server import Server
 from ingestd_plugins.elasticsearch_settings import TABLE, Settings
 
@@ -18,10 +18,13 @@ class Owner(NamedTuple):
 
     id: str
     directory: Path
+    opened: str
+    """Made up anew each time that the index is opened, which a copy of the directory has no part in."""
 
     def note(self) -> dict[str, str]:
         """What the index says of it."""
-        return {"id": self.id, "host": socket.gethostname(), "directory": str(self.directory)}
+        place = {"host": socket.gethostname(), "directory": str(self.directory)}
+        return {"id": self.id, "opened": self.opened, **place}
 
 
 def belongs(chosen: Settings, meta: dict[str, Any], owner: Owner) -> bool:
@@ -41,9 +44,28 @@ def check_owner(chosen: Settings, name: str, meta: dict[str, Any], owner: Owner)
         )
 
 
-async def own(server: Server, name: str, meta: dict[str, Any], owner: Owner) -> None:
-    """Write the owner into the index, where it has another or none. Raises `IndexOwnedError`."""
+async def own(server: Server, name: str, meta: dict[str, Any], owner: Owner) -> str | None:
+    """Write the owner into the index, and return what it has for `opened` now. Raises `IndexOwnedError`."""
     check_owner(server.settings, name, meta, owner)
-    if (meta.get("owner") or {}).get("id") != owner.id:
-        noted = {**meta, "owner": owner.note()}
+    noted = {**meta, "owner": owner.note()}
+    known = meta.get("owner") or {}
+    try:
         await server.call("note the owner in", lambda client: client.indices.put_mapping(index=name, meta=noted))
+    except IndexAwayError as error:  # a full disk, say: what it has can be searched nevertheless
+        if known.get("id") != owner.id or "cluster_block" not in error.message:
+            raise
+        return known.get("opened")
+    return owner.opened
+
+
+async def check_opened(server: Server, name: str, opened: str) -> None:
+    """Raises `IndexUnavailableError` where somebody else has opened the index since: it has a copy of our id."""
+    found: Any = await server.call("look at", lambda client: client.indices.get_mapping(index=name))
+    (known,) = dict(found).values()
+    other = (known["mappings"].get("_meta") or {}).get("owner") or {}
+    if other.get("opened") != opened:
+        raise IndexUnavailableError(
+            f"a copy of this state directory is in use, {other.get('directory')} on {other.get('host')}, and writes to"
+            f" the index {name}: stop one of them; the other one goes on when it is started again",
+            command=COMMAND,
+        )

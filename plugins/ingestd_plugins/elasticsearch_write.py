@@ -18,8 +18,12 @@ from ingestd_plugins import elasticsearch_documents as documents
 from ingestd_plugins import elasticsearch_read as reading
 from ingestd_plugins.elasticsearch_bulk import Action, Bulk
 from ingestd_plugins.elasticsearch_index import Index
+from ingestd_plugins.elasticsearch_owner import check_opened
 from ingestd_plugins.elasticsearch_server import BASE64_VECTORS, Server
 from ingestd_plugins.vectors import REFUSALS, check_hashes, unit_vectors
+
+LOOK = 10.0
+"""Seconds between two looks at who else writes to the index."""
 
 State = dict[str, dict[str, dict[str, Any]]]
 """Metadata by entry, by document."""
@@ -48,12 +52,14 @@ class Writer:
         self._bulk = Bulk(server, index)
         self._dirty: set[str] = set()
         """Documents written since the last refresh: a search may show their last version."""
+        self._look_at = 0.0
         self._refreshing: asyncio.Task[None] | None = None
         self._whole = asyncio.Lock()
         """Held while a document may be half written: a refresh would show it."""
 
     async def write(self, operations: Sequence[Operation]) -> list[Written]:
         results: list[Written] = []
+        await self._look()
         delay = self._server.settings.refresh_delay()
         for wave in _waves(operations):
             async with self._whole:
@@ -66,6 +72,13 @@ class Writer:
         elif self._dirty and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = asyncio.create_task(self._refresh_later(delay))
         return results
+
+    async def _look(self) -> None:
+        """Now and then, whether nobody else has opened the index since. Raises `IndexUnavailableError`."""
+        now = asyncio.get_running_loop().time()
+        if self._index.opened is not None and now >= self._look_at:
+            await check_opened(self._server, self._index.name, self._index.opened)
+            self._look_at = now + LOOK
 
     async def show(self, *, wait: bool = True) -> None:
         """Let searches see all that was written; without `wait` only if nothing is being written."""

@@ -112,6 +112,35 @@ def test_two_state_directories_with_one_name_are_told_apart(url: str, tmp_path: 
     assert f"{tmp_path / 'two'} on" in done.stderr
 
 
+def test_a_copy_of_a_state_directory_beside_the_original_is_noticed(url: str, tmp_path: Path) -> None:
+    """They have one id. The one that was started last goes on, the other one waits, and says for what."""
+    table = options(url)
+    states = {name: tmp_path / name for name in ("original", "copy")}
+    folders = {name: filled(tmp_path / f"docs-{name}", "words") for name in states}
+    configs = {name: configured(state, folders[name], table) for name, state in states.items()}
+    with running(configs["original"], states["original"]) as daemon:
+        daemon.wait()
+    shutil.copytree(states["original"], states["copy"])
+    with running(configs["original"], states["original"]) as original:
+        original.wait()
+        with running(configs["copy"], states["copy"]) as copy:
+            eventually(lambda: copy.status()["ready"], "the copy does not start")
+            (folders["original"] / "new.txt").write_text("new")
+
+            def told() -> str:
+                return " ".join(original.status()["waiting_for"])
+
+            said = f"a copy of this state directory is in use, {states['copy']} on {socket.gethostname()}"
+            eventually(lambda: said in told(), "the original does not notice")
+            (folders["copy"] / "new.txt").write_text("new")
+            eventually(lambda: copy.wait()["files"]["indexed"] == 9, "the copy does not go on")
+            assert copy.status()["sink"]["healthy"]
+        assert original.process.poll() is None
+    with running(configs["original"], states["original"]) as original:
+        eventually(lambda: original.wait()["files"]["indexed"] == 9, "it does not go on")
+        assert original.status()["sink"]["healthy"]
+
+
 def test_one_of_three_nodes_is_killed(tmp_path: Path) -> None:
     try:
         with nodes.cluster(tmp_path / "nodes", 3) as (first, *others):
