@@ -19,12 +19,23 @@ def item(
     body: str,
     sender: tuple[str, str],
     recipients: list[tuple[str, str]],
-    attachments: Mapping[str, bytes],
+    attachments: Mapping[str, bytes | Tree],
 ) -> bytes:
-    """A message of class IPM.Note, sent on 1 January 2025 at 09:00 UTC."""
+    """A message of class IPM.Note, sent on 1 January 2025 at 09:00 UTC; one in it is a `message`."""
+    return compound(message(subject, body, sender, recipients, attachments, "<8x4I8x"))
+
+
+def message(
+    subject: str,
+    body: str,
+    sender: tuple[str, str],
+    recipients: list[tuple[str, str]],
+    attachments: Mapping[str, bytes | Tree],
+    head: str = "<8x4I",
+) -> Tree:
     sent = (1735722000 + 11644473600) * 10**7
     tree: dict[str, bytes | Tree] = properties(
-        struct.pack("<8x4I8x", len(recipients), len(attachments), len(recipients), len(attachments)),
+        struct.pack(head, len(recipients), len(attachments), len(recipients), len(attachments)),
         {(0x001A, STRING): "IPM.Note", (0x0037, STRING): subject, (0x1000, STRING): body,
          (0x0C1A, STRING): sender[0], (0x0C1F, STRING): sender[1], (0x0039, TIME): sent, (0x340D, NUMBER): 0x40000},
     )  # fmt: skip
@@ -35,8 +46,10 @@ def item(
     for number, (name, data) in enumerate(attachments.items()):
         tree[f"__attach_version1.0_#{number:08X}"] = properties(
             b"\0" * 8, {(0x3707, STRING): name, (0x3701, BINARY): data, (0x3705, NUMBER): 1}
-        )
-    return compound(tree)
+        ) if isinstance(data, bytes) else {
+            **properties(b"\0" * 8, {(0x3001, STRING): name, (0x3705, NUMBER): 5}), "__substg1.0_3701000D": data
+        }  # fmt: skip
+    return tree
 
 
 def properties(head: bytes, values: Mapping[tuple[int, int], str | bytes | int]) -> dict[str, bytes | Tree]:

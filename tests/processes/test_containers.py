@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import outlook
 from tests.archives import mail, mailbox, packed, tarred, zipped
 from tests.processes.daemons import contents, ingest, ingestd, write_config
 from tests.processes.test_parts import members
@@ -72,6 +73,25 @@ def test_what_is_in_them_is_found(tmp_path: Path, folder: Path) -> None:
     assert [metadata[key] for key in ("from", "to", "date", "subject")] == [
         "Ada <ada@example.org>", "bob@example.org", "2025-01-01T10:00:00+01:00", "Grüße aus 北京"
     ]  # fmt: skip
+
+
+def test_a_mail_inside_a_mail_of_outlook_is_a_mail(tmp_path: Path, folder: Path) -> None:
+    """And one inside that, each with what is attached to it."""
+    ada, bob = ("Ada", "ada@example.org"), [("Bob", "bob@example.org")]
+    innermost = outlook.message("Aus 北京", "A gannet plunges.", ada, bob, {})
+    inner = outlook.message("Re: birds", "A curlew calls.", ada, bob, {"x.txt": b"A weasel.", "innermost": innermost})
+    (folder / "outer.msg").write_bytes(outlook.item("Outer", "An otter swims.", ada, bob, {"inner": inner}))
+    config = write_config(tmp_path / "state", None)
+    assert not ingest(config, folder)["failures"]
+    for question, place in {
+        "otter swims": "", "curlew calls": "!/Re: birds.eml", "weasel": "!/Re: birds.eml!/x.txt",
+        "gannet plunges": "!/Re: birds.eml!/Aus 北京.eml",
+    }.items():  # fmt: skip
+        hit = hits(config, question)[0]
+        assert hit["path"] == f"{folder}/outer.msg{place}", question
+        if not place.endswith("txt"):
+            assert hit["metadata"]["from"] == '"Ada" <ada@example.org>'
+            assert hit["metadata"]["date"] == "2025-01-01T09:00:00+00:00"
 
 
 def test_what_is_bad_costs_itself(tmp_path: Path, folder: Path) -> None:
