@@ -20,11 +20,13 @@ from installers import Uv
 LOCK = ROOT / "packaging" / "debian" / "runtime.lock"
 TOOLS = ROOT / "packaging" / "debian" / "tools.lock"
 """What makes a wheel of the source."""
-EXTRAS = ("minilm", "elasticsearch", "systemd")
+EXTRAS = ("minilm", "elasticsearch", "ocr", "systemd")
 SYSTEM = "/usr/bin/python3"
 """The distribution's own, which the packages depend on."""
 COMPILED = ("systemd-python",)
 """Is had as source only, and compiled here."""
+HEADLESS, DISPLAYED = "opencv-python-headless", ("opencv-contrib-python", "opencv-python")
+"""Three packages of the same files, each of which somebody requires. A server lacks what the others link to."""
 WHEELS = ("--only-binary", ":all:")
 FIRST = "3.11"
 """The oldest Python that the locks are for; entries for later ones are marked so."""
@@ -77,7 +79,12 @@ def fill(uv: Uv, place: Path, without: list[str]) -> int:
     python = place / "bin" / f"python3.{found}"
     bare(place, found)
     names = [name for name in entries(LOCK) if not any(fnmatch.fnmatch(name, pattern) for pattern in without)]
-    install(uv, python, LOCK, [name for name in names if name not in COMPILED], *WHEELS)
+    install(uv, python, LOCK, [name for name in names if name not in (*COMPILED, HEADLESS)], *WHEELS)
+    if HEADLESS in names:
+        install(uv, python, LOCK, [HEADLESS], *WHEELS)  # over the others' files
+        site = place / "lib" / f"python3.{found}" / "site-packages"
+        for rest in ("cv2/qt", *(f"{name.replace('-', '_')}.libs" for name in DISPLAYED)):
+            shutil.rmtree(site / rest, ignore_errors=True)
     if sources := [name for name in names if name in COMPILED]:
         # with the lock's own setuptools, which PyTorch needs anyway
         install(uv, python, LOCK, sources, "--no-build-isolation")

@@ -134,6 +134,11 @@ def test_the_image_holds_what_a_wheel_is_made_of(tmp_path: Path) -> None:
     assert "ingestd/systemd/ingestd.service" in zipfile.ZipFile(wheel).namelist()
 
 
+def test_the_image_ends_with_the_opencv_that_the_project_names() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ocr"]
+    assert re.findall(r"--force-reinstall (\S+)", CONTAINERFILE) == [name for name in wanted if "headless" in name]
+
+
 def test_the_image_runs_as_a_user_that_is_known_by_number() -> None:
     number = re.findall(r"--uid (\d+)", CONTAINERFILE)[0]
     assert re.findall(r"^USER (.+)$", CONTAINERFILE, re.MULTILINE) == [f"{number}:{number}"]

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from tests import scans
 from tests.systemd.boxes import HERE, ROOT, Box, boot
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(1200)]
 
 WHOLE = os.environ.get("INGESTD_TEST_RUNTIME")
 HEAVY = ("torch", "triton", "nvidia-*", "cuda-*", "transformers", "sentence-transformers", "scipy", "scikit-learn",
-         "sympy", "networkx", "onnxruntime", "pymupdf?*", "gt-*")  # fmt: skip
+         "sympy", "networkx", "pymupdf?*", "gt-*")  # fmt: skip
 HASHING = "[Service]\nEnvironment=INGESTD_ENCODE__ENGINE=hashing INGESTD_ENCODE__MODEL=hashing\n"
 FILE = "/etc/ingestd/config.toml"
 OLD, NEW, NEXT = "0.0.1-1", "0.0.2-1", "0.0.3-1"
@@ -116,6 +117,13 @@ def test_installed_it_is_enabled_and_started_and_finds_what_is_dropped(box: Box)
     assert hits(box, "How long do I have to return a broken kettle?")[0]["path"].endswith("kettle.md")
     box.until("systemctl status ingestd | grep -q 'Status: .*2 indexed, 0 failed'")
     assert box.run("ingestd", "status", user="bob").returncode == 3
+
+
+def test_a_scan_is_read_on_a_server_without_a_display(box: Box) -> None:
+    (box.root / "srv/ingestd/scan.png").write_bytes(scans.saved(scans.drawn(scans.ENGLISH)))
+    box.until("ingestd why --json /srv/ingestd/scan.png | grep -q indexed", "ann")
+    assert scans.ENGLISH[0] in hits(box, "kettle examined Tuesday engineers")[0]["text"]
+    box.sh("rm /srv/ingestd/scan.png && ingestd wait --timeout 60")
 
 
 def test_a_start_returns_when_it_is_ready(box: Box) -> None:
