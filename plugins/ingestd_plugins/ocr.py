@@ -17,7 +17,7 @@ from ingestd_plugins.damage import guarded
 from ingestd_plugins.pagelayout import Block, Line, in_reading_order, paragraph
 
 if TYPE_CHECKING:
-    from ingestd_plugins.ocr_reader import Reader
+    from ingestd_plugins.ocr_reader import Read, Reader
 
 LETTERS = 12.0
 """Points to which a picture's letters are scaled before its lines are put in order: nobody knows its resolution."""
@@ -121,7 +121,7 @@ def _elements(file: File, tiles: Iterable[Any], options: Options) -> Iterator[El
         if options not in _readers:
             _readers.clear()
             _readers[options] = Reader(options)
-        found = [line for line in _readers[options].lines(tile) if line.score >= options.min_confidence]
+        found = _found(_readers[options], tile, options.min_confidence)
         for block in _blocks([line.line for line in found]):
             yield Element(paragraph(block.lines), page=page)
         scores += [(line.score, len(line.line.text)) for line in found]
@@ -130,6 +130,18 @@ def _elements(file: File, tiles: Iterable[Any], options: Options) -> Iterator[El
         file.metadata["ocr_confidence"] = round(confidence, 3)
         if confidence < options.low_confidence:
             file.warn(f"it was read with a confidence of {confidence:.2f}: the text may be wrong")
+
+
+def _found(reader: Reader, tile: Any, least: float) -> list[Read]:
+    """What is read with some confidence; turned by hand where PaddleOCR did not see which way is up."""
+    import numpy as np
+
+    for turn in range(4):
+        lines = reader.lines(np.ascontiguousarray(np.rot90(tile, turn)))
+        found = [line for line in lines if line.line.text and line.score >= least]
+        if found or not lines:
+            return found
+    return []
 
 
 def _blocks(lines: Sequence[Line]) -> list[Block]:

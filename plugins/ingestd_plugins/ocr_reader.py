@@ -76,14 +76,16 @@ class Reader:
             raise ModelError(f"PaddleOCR cannot be started, see [load.ocr]: {error}") from error
 
     def lines(self, picture: npt.NDArray[np.uint8]) -> list[Read]:
-        """What is written in a picture of shape (height, width, 3), blue first; places are those once it is upright."""
+        """What is written in a picture of shape (height, width, 3), blue first; no text for a line that cannot be read.
+
+        Places are those once the picture is upright.
+        """
         found = self._ocr.predict(picture)[0]
         read = []
         for text, score, box in zip(found["rec_texts"], found["rec_scores"], found["rec_boxes"], strict=True):
             left, top, right, bottom = (float(edge) for edge in box)
-            if text.strip():
-                line = Line(text.strip(), (left, top, right, bottom), min(bottom - top, right - left), False)
-                read.append(Read(line, float(score)))
+            line = Line(text.strip(), (left, top, right, bottom), min(bottom - top, right - left), False)
+            read.append(Read(line, float(score)))
         return read
 
 

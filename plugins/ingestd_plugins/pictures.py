@@ -23,6 +23,10 @@ SMALLEST = 8
 STRIP = 2.0
 """Times as long as it is wide from which on a picture is cut into tiles, if it has more than `LONG` pixels."""
 LONG = 2400
+INK = 64
+"""What is so much darker, or lighter, than most of a picture may be written there."""
+MARGIN = 24
+"""Pixels left around it."""
 TILE = 1.4
 """Length of a tile, in widths."""
 
@@ -79,7 +83,8 @@ def tiles(file: File, picture: Image.Image) -> list[npt.NDArray[np.uint8]]:
     width, height = upright.size
     if min(width, height) < SMALLEST:
         return []
-    flat = np.asarray(upright)[:, :, ::-1]
+    flat = _written(np.asarray(upright)[:, :, ::-1])
+    height, width = flat.shape[:2]
     if max(width, height) <= max(LONG, STRIP * min(width, height)) or max(width, height) < STRIP * min(width, height):
         return [_small(flat)]
     if height >= width:
@@ -100,6 +105,20 @@ def _plain(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return picture if picture.mode in ("1", "L", "RGB") else picture.convert("RGB")
+
+
+def _written(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Without empty margins: which way up a page is, PaddleOCR tells from its middle."""
+    import numpy as np
+
+    grey = picture.mean(axis=2, dtype=np.float32)
+    ink = np.abs(grey - np.median(grey)) > INK
+    rows, columns = (np.flatnonzero(ink.sum(axis=axis) > 2) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return picture
+    top, bottom = max(0, rows[0] - MARGIN), rows[-1] + MARGIN
+    left, right = max(0, columns[0] - MARGIN), columns[-1] + MARGIN
+    return picture[top:bottom, left:right]
 
 
 def _cuts(strip: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:

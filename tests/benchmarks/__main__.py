@@ -32,6 +32,7 @@ NAMES = (
     "starting",
     "elasticsearch",
     "waiting",
+    "ocr",
 )
 
 
