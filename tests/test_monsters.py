@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -115,3 +117,16 @@ def test_archives_that_hold_themselves_end(tmp_path: Path) -> None:
     assert {state for state, *_ in found.values()} <= {"indexed", "partial", "quarantined", "skipped"}
     assert not left_over(state)
     assert not mounts(tmp_path)
+
+
+def test_a_bomb_of_bzip2_costs_its_member(tmp_path: Path) -> None:
+    """A few bytes of it are gigabytes at once: no limit on what is read would come in time."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("bomb.txt", bytes(600 << 20))
+        archive.writestr("good.txt", "The heron stands. " * 1000)
+    trial = tried(tmp_path, [("bomb.zip", made.getvalue)])["bomb.zip"]
+    found = {part.name: part.error or "" for part in trial.parts}
+    assert "unpack to more than" in found["bomb.txt"]
+    assert (trial.state, found["good.txt"]) == ("loaded", "")
+    assert trial.memory < 900 << 20

@@ -22,6 +22,7 @@ from ingestd.testing import LoaderContract
 from ingestd.types import Element, File
 from ingestd_plugins.ocr import OcrLoader
 from tests import scans, specimens
+from tests.processes.daemons import ingestd, write_config
 
 pytestmark = [
     pytest.mark.ocr,
@@ -329,6 +330,32 @@ def test_huge_and_damaged_pictures(library: Library, folder: Path) -> None:
     assert results["half.png"][1].startswith("damaged: ")
     assert results["empty.png"] == ("quarantined", "the file is empty")
     assert results["tiny.png"] == ("indexed", "")
+
+
+def test_pictures_in_documents_are_read_where_that_is_switched_on(tmp_path: Path, folder: Path) -> None:
+    import io
+
+    import docx
+
+    document = docx.Document()
+    document.add_paragraph("The letter has a picture.")
+    document.add_picture(io.BytesIO(scans.saved(scans.drawn([scans.ENGLISH[2]]))))
+    document.save(str(folder / "letter.docx"))
+    settings = {**SETTINGS, "load": {**PATIENT, "word": {"pictures": True}}}
+    with Library(state=tmp_path / "state", settings=settings) as library:
+        assert [result.state for result in library.ingest(folder)] == ["indexed", "indexed"]
+        (hit, *_) = library.search("14 new gaskets before Friday", top=1)
+    assert hit.path == f"{folder}/letter.docx!/image1.png"
+
+
+def test_the_models_are_named_at_the_start(tmp_path: Path) -> None:
+    said = OcrLoader().describe({"recognition_model": "mine", "recognition_model_dir": "/models/mine"})
+    assert said == (
+        "PP-OCRv6_small_det, mine from /models/mine, PP-LCNet_x1_0_doc_ori, by onnxruntime on cpu"
+    )  # fmt: skip
+    config = write_config(tmp_path / "state", None, **{"load.ocr": {"device": "cpu"}})
+    done = ingestd(config, "plugins")
+    assert "loader ocr uses PP-OCRv6_small_det, PP-OCRv6_small_rec" in " ".join(done.stdout.split())
 
 
 def test_the_loader_is_there() -> None:

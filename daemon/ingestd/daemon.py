@@ -157,7 +157,7 @@ class Daemon(Stages):
         self.dispatcher = Dispatcher(self.config, self.journal, self.encoders, self.indexer, recollections)
         await self._note_sources()
         self.watching = Watching(self.journal, self.dispatcher, self._pool)
-        await self.plugins.probe(self.scratch, self._prefix)
+        await self.plugins.probe(self.scratch, self._prefix, self.config.load)
         self.trials = Trials(self, f"{self._prefix}.load.try")
         self._closing.push_async_callback(self.trials.close)
         self.dispatcher.loaders = self.plugins.loaders

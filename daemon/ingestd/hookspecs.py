@@ -33,6 +33,8 @@ def register_loaders() -> Iterable[Loader]:
       behind a pile of slow files.
     - `remembers = True`: what it yields of a content is kept, up to 1 MiB each, and yielded again when the same content
       comes back with the same options and `version`. For those who take seconds for a page.
+    - `describe(options) -> str`, what it works with, models for instance, given its table of the configuration; said
+      when the daemon starts. Raises `ConfigError` where the table is wrong.
     - `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does).
     """
     raise AssertionError("a specification is never called")

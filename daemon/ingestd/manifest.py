@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ingestd.config import Config
+from ingestd.config import Config, LoadTable
 from ingestd.errors import UsageError
 from ingestd.messages import Manifest, PluginError
 from ingestd.supervisor import StartError, Worker
@@ -47,15 +47,16 @@ class Plugins:
         """Loaders of which is kept what they made of a content."""
         return {item.name for item in self.manifest.items if item.remembers}
 
-    async def probe(self, scratch: Path, prefix: str) -> None:
-        """Ask the plugins. Raises `StartError` where none can be listed."""
+    async def probe(self, scratch: Path, prefix: str, load: LoadTable | None = None) -> None:
+        """Ask the plugins. `load`: the loaders' options are in it. Raises `StartError` where none can be listed."""
+        options = {name: load.options(name) for name in load.loaders} if load is not None else {}
         while True:
             worker = Worker("probe", f"{prefix}.probe.{len(self.lost)}", scratch / "probe")
             scratch.joinpath("probe").mkdir(exist_ok=True)
             found: asyncio.Future[Manifest] = asyncio.get_running_loop().create_future()
             worker.on_frame = functools.partial(_resolve, found)
             try:
-                await worker.start({"blocked": self.blocked}, PROBE_TIMEOUT)
+                await worker.start({"blocked": self.blocked, "options": options}, PROBE_TIMEOUT)
                 await self._answered(worker, found)
                 if found.done():
                     self.manifest = found.result()
@@ -72,6 +73,9 @@ class Plugins:
                 await worker.end()
         for error in self.manifest.errors:
             self._warn(f"plugin {error.plugin} ({error.distribution}) cannot be used: {error.reason}")
+        for item in self.manifest.items:
+            if item.lacks or item.uses:
+                log.info("%s %s", item.called, f"needs {item.lacks}" if item.lacks else f"uses {item.uses}")
 
     async def _answered(self, worker: Worker, found: asyncio.Future[Manifest]) -> None:
         """Until the manifest is there, the worker is dead, or one plugin takes too long."""

@@ -540,6 +540,8 @@ class PluginItem(msgspec.Struct, frozen=True):
     """Load workers for its files alone."""
     remembers: bool = False
     """What it makes of a content is kept."""
+    uses: Reason = ""
+    """What it works with, in its own words: models and such."""
     lacks: Reason = ""
     """What it needs and is not installed, and how that is done."""
 

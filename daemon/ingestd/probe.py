@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ingestd.channel import Channel
-from ingestd.messages import Manifest, Start
-from ingestd.plugins import discover
-from ingestd.worker import ready, step
+from ingestd.messages import Manifest, PluginError, PluginItem, Start
+from ingestd.plugins import Registry, discover
+from ingestd.worker import one_line, ready, step
 
 
 def serve(channel: Channel[Any], start: Start) -> None:
-    """Settings: `blocked`, the plugins that an earlier probe did not survive."""
+    """Settings: `blocked`, the plugins that an earlier probe did not survive, and `options`, those of loaders."""
     ready(channel)
     registry = discover("loaders", "engines", "sinks", block=start.settings["blocked"], trying=step)
-    channel.send(Manifest(items=registry.items, errors=registry.errors))
+    items = [_described(item, registry, start.settings["options"]) for item in registry.items]
+    channel.send(Manifest(items=items, errors=registry.errors))
     channel.receive()
+
+
+def _described(item: PluginItem, registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> PluginItem:
+    """With what a loader says of what it uses; where its options are wrong, that is an error of the plugin."""
+    describe = getattr(registry.loaders.get(item.name), "describe", None) if item.kind == "loader" else None
+    if describe is None:
+        return item
+    try:
+        return msgspec.structs.replace(item, uses=one_line(str(describe(options.get(item.name, {})))))
+    except Exception as error:
+        registry.errors.append(PluginError(item.name, item.distribution, one_line(str(error))))
+        return item

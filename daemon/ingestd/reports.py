@@ -156,7 +156,7 @@ def plugins(manifest: Manifest, lost: Sequence[PluginError], load: LoadTable) ->
         {
             "kind": item.kind, "name": item.name, "version": item.version, "suffixes": item.suffixes,
             "media_types": item.media_types, "sockets": item.sockets, "overrides": item.overrides,
-            "distribution": item.distribution, "lacks": item.lacks or None, "error": None,
+            "distribution": item.distribution, "lacks": item.lacks or None, "uses": item.uses or None, "error": None,
         }
         for item in manifest.items
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import lzma
 import struct
 import zipfile
@@ -18,6 +19,8 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, Val
 UTF8 = 0x800
 """Flag of a zip's member: its name is UTF-8."""
 ENCRYPTED = 0x1
+AT_ONCE = 256 << 20
+"""Bytes to which one piece of a member may unpack."""
 LOCAL = 30
 """Bytes of a local header, without name and extra field."""
 LEGACY = ("gb18030", "big5", "shift_jis", "euc_kr", "cp866")
@@ -55,6 +58,8 @@ class ZipLoader:
     def _member(self, file: File, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Part:
         try:
             with archive.open(member) as stream:
+                if member.compress_type == zipfile.ZIP_BZIP2:
+                    stream._decompressor = Bounded()  # type: ignore[attr-defined]
                 return file.part(name, stream, packed=member.compress_size)  # type: ignore[arg-type]
         except NotImplementedError as error:
             return Part(name, error=f"cannot be unpacked: {cause(error)}")
@@ -62,6 +67,24 @@ class ZipLoader:
             if not of_content(error):
                 raise
             return Part(name, error=f"damaged: {cause(error)}")
+
+
+class Bounded:
+    """A decompressor of bzip2, of which zipfile asks no limit: a few bytes of it may come to gigabytes at once."""
+
+    def __init__(self) -> None:
+        self._inner = bz2.BZ2Decompressor()
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    def decompress(self, data: bytes) -> bytes:
+        """Raises `zipfile.BadZipFile`."""
+        found = self._inner.decompress(data, AT_ONCE)
+        if len(found) == AT_ONCE and not self._inner.needs_input and not self._inner.eof:
+            raise zipfile.BadZipFile(f"{len(data)} bytes of it unpack to more than {AT_ONCE}")
+        return found
 
 
 def overlaps(archive: zipfile.ZipFile) -> set[int]:

@@ -15,6 +15,7 @@ from ingestd_plugins.archives import decoded
 from ingestd_plugins.damage import cause
 
 _PLACE = re.compile(r"(?:word|ppt|xl)/embeddings/[^/]+")
+_PICTURE = re.compile(r"(?:word|ppt|xl)/media/[^/]+\.(?:png|jpe?g|tiff?|bmp|gif|webp)", re.I)
 _CHARTS = re.compile(r"(?:word|ppt|xl)/(?:charts|diagrams)/_rels/[^/]+\.rels")
 _TARGET = re.compile(rb'Target="([^"]+)"')
 _MOST_RELATIONS = 1 << 20
@@ -23,7 +24,10 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, LookupError, str
 
 
 def of_office(file: File) -> Iterator[Part]:
-    """The objects of a .docx, .pptx or .xlsx that are files, without the tables behind its charts."""
+    """The objects of a .docx, .pptx or .xlsx that are files, without the tables behind its charts.
+
+    With the option `pictures` its pictures, too.
+    """
     try:
         archive = zipfile.ZipFile(file.path)
     except (*DAMAGE, OSError):
@@ -31,7 +35,8 @@ def of_office(file: File) -> Iterator[Part]:
     with archive:
         charts = set(_behind_charts(archive))
         for member in archive.infolist():
-            if not _PLACE.fullmatch(member.filename) or member.filename in charts:
+            picture = bool(file.options.get("pictures")) and _PICTURE.fullmatch(member.filename)
+            if not picture and (not _PLACE.fullmatch(member.filename) or member.filename in charts):
                 continue
             name = posixpath.basename(member.filename)
             try:

@@ -69,6 +69,17 @@ class OcrLoader:
     )
     omits = "Handwriting mostly; lines read with less than `min_confidence`; moving pictures but for their first frame"
 
+    def describe(self, options: Mapping[str, Any]) -> str:
+        """The models. Raises `ConfigError`."""
+        table = chosen(options)
+        models = (
+            (table.detection_model, table.detection_model_dir),
+            (table.recognition_model, table.recognition_model_dir),
+            (table.orientation_model, table.orientation_model_dir),
+        )
+        named = (f"{name} from {directory}" if directory else name for name, directory in models)
+        return f"{', '.join(named)}, by {table.engine} on {table.device}"
+
     @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """A paragraph for each block of lines, in reading order.

@@ -363,6 +363,8 @@ def listed(plugins: Iterable[_Row]) -> Group:
         takes = "disabled" if plugin.get("disabled") else " ".join(plugin.get("takes", plugin.get("suffixes")) or ())
         if not plugin.get("disabled"):
             lost.extend(_lost(plugin))
+        if uses := plugin.get("uses"):
+            lacking.append(Text(f"{kind} {name} uses {clean(uses)}", style="dim", overflow="fold"))
         if lacks := plugin.get("lacks"):
             lacking.append(Text(f"{kind} {name} needs {clean(lacks)}", style="yellow", overflow="fold"))
         table.add_row(*(Text(cell) for cell in (kind, name, version, clean_line(takes), origin)))
