@@ -17,7 +17,7 @@ def serve(channel: Channel[Any], start: Start) -> None:
     """Settings: `blocked`, the plugins that an earlier probe did not survive, and `options`, those of loaders."""
     ready(channel)
     registry = discover("loaders", "engines", "sinks", block=start.settings["blocked"], trying=step)
-    items = [_described(item, registry, start.settings["options"]) for item in registry.items]
+    items = [_described(item, registry, start.settings.get("options", {})) for item in registry.items]
     channel.send(Manifest(items=items, errors=registry.errors))
     channel.receive()
 
