@@ -5,10 +5,15 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from ingestd import journal as journals
+from ingestd import types
+from ingestd.errors import LimitError
 from ingestd.journal import Journal, Row, connect, members
 from ingestd.journal.schema import MIGRATION, PARTS, SCHEMA, VERSION
 from ingestd.messages import Member
+from ingestd.types import Allowance, File
 from tests.test_journal import DIGEST, gone, identify, index, new, with_journal
 
 TEXT = ("text/plain", "text", "1")
@@ -254,3 +259,28 @@ def test_a_journal_of_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
     assert set(migrated.execute(columns)) == set(fresh.execute(columns))
     migrated.close()
     fresh.close()
+
+
+@pytest.mark.parametrize(
+    ("allowance", "packed", "exactly"),
+    [
+        (Allowance(ratio=4), 100, 400),
+        (Allowance(ratio=5), None, 1000),  # of the file, of 200 bytes
+        (Allowance(part=1000), None, 1000),
+        (Allowance(size=1500, used=300, spent=200), None, 1000),
+    ],
+    ids=["ratio of a part", "ratio of a file", "size of a part", "size of all"],
+)
+def test_a_part_that_meets_a_limit_is_taken(
+    allowance: Allowance, packed: int | None, exactly: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(types, "RATIO_FREE", 100)
+    file = File(tmp_path, "a.zip", ".zip", "application/zip", 200, tmp_path, allowance=allowance)
+    part = file.part("a", bytes(exactly), packed)
+    assert part.path is not None
+    assert part.path.stat().st_size == exactly
+    if packed or allowance.part == exactly:
+        assert file.part("a", bytes(exactly + 1), packed).error
+    else:
+        with pytest.raises(LimitError):
+            file.part("a", bytes(exactly + 1), packed)

@@ -384,7 +384,8 @@ def failure(job: int, error: BaseException) -> LoadFailed:
 
         lines = "".join(traceback.format_exception(error))[-4000:].splitlines()
         detail = "\n".join(f"{line[: len(line) - len(line.lstrip())]}{one_line(line)}" for line in lines)
-    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail)
+    limit = isinstance(error, LimitError)
+    return LoadFailed(job=job, kind=kind, reason=describe(error), detail=detail, limit=limit)
 
 
 def is_full(error: BaseException | None) -> bool:

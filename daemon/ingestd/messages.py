@@ -230,6 +230,8 @@ class LoadFailed(Frame, frozen=True, kw_only=True):
     reason: Reason
     detail: Reason = ""
     leave: bool = False
+    limit: bool = False
+    """A limit was met: elsewhere another one may hold for the same content."""
 
 
 # --- encode ---------------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ class Outcomes:
             case "missing":
                 await self._settle(attempt, "failed", reason, reason=reason, retry_in=NEVER)
             case "file":
-                await self._refused(attempt, reason)
+                await self._refused(attempt, reason, failed.limit)
             case "full":
                 await self._full(attempt, reason, failed.detail)
             case "memory":
@@ -258,9 +258,9 @@ class Outcomes:
         self.wake()
         return True
 
-    async def _refused(self, attempt: Attempt, reason: str) -> None:
-        """The content is at fault for good, wherever it lies."""
-        if attempt.digest is not None:
+    async def _refused(self, attempt: Attempt, reason: str, limit: bool = False) -> None:
+        """The content is at fault for good, wherever it lies; but for a `limit` that holds here."""
+        if attempt.digest is not None and not limit:
             await self.journal.strike(attempt.row, attempt.digest, attempt.tag, reason, "", 1)
         await self._settle(attempt, "quarantined", reason, reason=reason)
 

@@ -276,8 +276,10 @@ def copied(
     """Whether a document of the same content as another one, which is indexed, becomes a copy of it.
 
     "along": with all its parts, those of a file with those of a file. "alone": it has none, or, nested, has them
-    already, since they came along. "no": at another depth other limits hold.
+    already, since they came along. "no": at another depth, or in another source, other limits hold.
     """
+    if partial and source != row.source:
+        return "no"
     if not row.member and not member:
         if not any_of(db, source, path, ""):
             return "alone"
