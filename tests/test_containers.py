@@ -26,7 +26,7 @@ def test_the_image_is_made_of_what_is_here_and_runs_as_nobody_special() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     for needed in (*wheel["packages"], *wheel["force-include"]):
         assert any(needed == name or needed.startswith(f"{name}/") for name in copied), needed
-    assert [rest for word, rest in lines if word == "USER"] == ["ingestd"]
+    assert [rest for word, rest in lines if word == "USER"] == ["970:970"]
     (check,) = (rest for word, rest in lines if word == "HEALTHCHECK")
     command = json.loads(check.partition("CMD ")[2])
     ast.parse(command[2])  # the program that looks whether it is ready

@@ -244,7 +244,7 @@ def test_pages_of_a_tiff_are_parts(library: Library, folder: Path) -> None:
     assert [name for name in sorted(rows(library, folder)) if "!/" in name] == [
         f"fax.tif!/page {number}.png" for number in (1, 2, 3)
     ]
-    (hit, *_) = library.search(scans.ENGLISH[2], top=1)
+    (hit, *_) = library.search(scans.ENGLISH[2], top=1, path=f"{folder}/*")
     assert (hit.path, hit.page) == (f"{folder}/fax.tif!/page 3.png", 3)
 
 

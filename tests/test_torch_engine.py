@@ -57,7 +57,7 @@ def corpus(count: int, longest: int, seed: int = 7) -> list[str]:
 
 def engine_for(directory: Path, **options: Any) -> TorchEngine:
     engine = TorchEngine()
-    engine.load(str(directory), "cpu", options)
+    engine.load(str(directory), "cpu", {"dtype": "float32", **options})  # whatever the processor does natively
     return engine
 
 

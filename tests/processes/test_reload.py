@@ -32,9 +32,9 @@ def test_a_loader_gets_workers_of_its_own_and_loses_them(folders: Folders) -> No
         for workers in (2, 1, 0, 3):
             set_load(folders, f"[load.text]\nworkers = {workers}\n")
             assert folders.say("reload") == {"sources": ["a"], "restart": []}
-            until(daemon, lambda status, own=workers: loaders(status) == WORKERS + own + bool(own))
-            (folders.a / f"with{workers}.txt").write_text(f"loaded by {workers}")
+            (folders.a / f"with{workers}.txt").write_text(f"loaded by {workers}")  # the first one has them started
             until(daemon, lambda _, own=workers: f"a/with{own}.txt" in folders.paths())
+            until(daemon, lambda status, own=workers: loaders(status) == WORKERS + own + bool(own))
         set_load(folders, "[load.text]\ndisabled = true\n")
         folders.say("reload")
         (folders.a / "none.txt").write_text("loaded by nobody")
