@@ -417,7 +417,7 @@ def test_devices_and_dtypes_that_are_not_there_are_named(
 def test_auto_takes_what_the_processor_computes_natively(made: Callable[[Make], Path]) -> None:
     able = torch.cpu.get_capabilities()
     native = able.get("avx512_bf16") or able.get("amx_bf16")
-    assert engine_for(made(bert_cls)).describe()["dtype"] == ("bfloat16" if native else "float32")
+    assert engine_for(made(bert_cls), dtype="auto").describe()["dtype"] == ("bfloat16" if native else "float32")
 
 
 # --- models that cannot be computed ---------------------------------------------------------------------------
