@@ -133,6 +133,7 @@ class Worker:
             "device": "cpu",
             "dtype": "auto",
             "normalize": None,
+            "reserved": 0,
             "batch_tokens": 0,
             "query_prompt": None,
             "passage_prompt": None,

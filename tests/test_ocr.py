@@ -353,6 +353,8 @@ def test_the_models_are_named_at_the_start(tmp_path: Path) -> None:
     assert said == (
         "PP-OCRv6_small_det, mine from /models/mine, PP-LCNet_x1_0_doc_ori, by onnxruntime on cpu"
     )  # fmt: skip
+    assert OcrLoader().gpu_memory({"device": "gpu:1", "gpu_memory": "1GiB"}) == {"cuda:1": 1 << 30}
+    assert OcrLoader().gpu_memory({}) == {}
     config = write_config(tmp_path / "state", None, **{"load.ocr": {"device": "cpu"}})
     done = ingestd(config, "plugins")
     assert "loader ocr uses PP-OCRv6_small_det, PP-OCRv6_small_rec" in " ".join(done.stdout.split())

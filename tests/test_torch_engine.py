@@ -31,7 +31,7 @@ from ingestd.config import DEFAULT_MODEL
 from ingestd.errors import ModelError
 from ingestd.models import resolve
 from ingestd.types import Tokens
-from ingestd_plugins.torch import TorchEngine
+from ingestd_plugins.torch import TorchEngine, share
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
@@ -412,6 +412,11 @@ def test_devices_and_dtypes_that_are_not_there_are_named(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         TorchEngine().load(str(made(bert_cls)), device, options)
+
+
+def test_memory_that_is_for_others_is_left_alone() -> None:
+    assert share(2 << 30, 8 << 30) == 0.75
+    assert share(9 << 30, 8 << 30) == 0.1
 
 
 def test_auto_takes_what_the_processor_computes_natively(made: Callable[[Make], Path]) -> None:

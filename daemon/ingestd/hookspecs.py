@@ -35,6 +35,8 @@ def register_loaders() -> Iterable[Loader]:
       comes back with the same options and `version`. For those who take seconds for a page.
     - `describe(options) -> str`, what it works with, models for instance, given its table of the configuration; said
       when the daemon starts. Raises `ConfigError` where the table is wrong.
+    - `gpu_memory(options) -> dict`, bytes that it may take of a GPU's memory by device (`"cuda:0"`), in each of its
+      workers: encoders on that device leave them alone.
     - `needs_sockets = True` if it drives a program that needs AF_UNIX sockets (LibreOffice does).
     """
     raise AssertionError("a specification is never called")

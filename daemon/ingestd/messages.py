@@ -544,6 +544,8 @@ class PluginItem(msgspec.Struct, frozen=True):
     """What it makes of a content is kept."""
     uses: Reason = ""
     """What it works with, in its own words: models and such."""
+    gpu_memory: dict[Short, Count] = {}
+    """Bytes that each of its load workers may take, by device: encoders there leave them alone."""
     lacks: Reason = ""
     """What it needs and is not installed, and how that is done."""
 

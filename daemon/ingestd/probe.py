@@ -23,12 +23,15 @@ def serve(channel: Channel[Any], start: Start) -> None:
 
 
 def _described(item: PluginItem, registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> PluginItem:
-    """With what a loader says of what it uses; where its options are wrong, that is an error of the plugin."""
-    describe = getattr(registry.loaders.get(item.name), "describe", None) if item.kind == "loader" else None
-    if describe is None:
-        return item
+    """With what a loader says of what it uses and takes; where its options are wrong, that is a plugin's error."""
+    loader = registry.loaders.get(item.name) if item.kind == "loader" else None
+    own = options.get(item.name, {})
     try:
-        return msgspec.structs.replace(item, uses=one_line(str(describe(options.get(item.name, {})))))
+        if describe := getattr(loader, "describe", None):
+            item = msgspec.structs.replace(item, uses=one_line(str(describe(own))))
+        if gpu_memory := getattr(loader, "gpu_memory", None):
+            taken = {str(device): int(size) for device, size in gpu_memory(own).items()}
+            item = msgspec.structs.replace(item, gpu_memory=taken)
     except Exception as error:
         registry.errors.append(PluginError(item.name, item.distribution, one_line(str(error))))
-        return item
+    return item

@@ -105,12 +105,25 @@ class Stages:
         if self.watching_sources or any(states["queued"] for states in files.values()):
             self.dispatcher.wanted.set()
 
+    @property
+    def own_workers(self) -> dict[str, int]:
+        """How many load workers each loader has for itself: as the configuration says, else as it asks for."""
+        asked = {item.name: item.workers for item in self.plugins.manifest.items if item.workers and not item.lacks}
+        return asked | {name: own["workers"] for name, own in self.config.load.loaders.items() if "workers" in own}
+
+    def reserved(self, device: str) -> int:
+        """Bytes of a device's memory that are for loaders."""
+        return sum(
+            item.gpu_memory.get(device, 0) * (self.own_workers.get(item.name) or self.load_workers)
+            for item in self.plugins.manifest.items
+            if not item.lacks
+        )
+
     async def resize_load(self) -> None:
         """As many load workers as the configuration wants, also those that are for one loader alone."""
         self.load_pool.resize(self.load_workers)
         self.dispatcher.turns[""].size = self.load_workers
-        wanted = {item.name: item.workers for item in self.plugins.manifest.items if item.workers and not item.lacks}
-        wanted |= {name: own["workers"] for name, own in self.config.load.loaders.items() if "workers" in own}
+        wanted = self.own_workers
         for name in [*wanted, *(self._own_pools.keys() - wanted.keys())]:
             self._resize_own(name, wanted.get(name, 0))
         started = [name for name in self.dispatcher.own_pools if self._own_pools[name].is_open]
@@ -244,6 +257,7 @@ class Stages:
             "engine": encode.engine,
             "model": self._model,
             "device": self._devices[number],
+            "reserved": self.reserved(self._devices[number]),
             "dtype": encode.dtype,
             "normalize": encode.normalize,
             "batch_tokens": encode.batch_tokens,

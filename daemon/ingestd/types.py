@@ -323,8 +323,8 @@ class Engine(Protocol):
     def load(self, model: str, device: str, options: Mapping[str, Any]) -> None:
         """Load the weights, once, in an encode worker.
 
-        `options` holds `dtype` ("auto", "float32", "bfloat16", "float16") and `normalize` (bool or None for the
-        model's own choice). Raises `ModelError`.
+        `options` holds `dtype` ("auto", "float32", "bfloat16", "float16"), `normalize` (bool or None for the model's
+        own choice) and `reserved` (bytes of the device's memory that are for others). Raises `ModelError`.
         """
         ...
 

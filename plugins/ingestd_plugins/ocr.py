@@ -80,6 +80,12 @@ class OcrLoader:
         named = (f"{name} from {directory}" if directory else name for name, directory in models)
         return f"{', '.join(named)}, by {table.engine} on {table.device}"
 
+    def gpu_memory(self, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """What it takes of the device that the table names. Raises `ConfigError`."""
+        table = chosen(options)
+        kind, _, number = table.device.partition(":")
+        return {f"cuda:{number or 0}": table.gpu_memory} if kind == "gpu" else {}
+
     @guarded
     def load(self, file: File) -> Iterator[Element | Part]:
         """A paragraph for each block of lines, in reading order.

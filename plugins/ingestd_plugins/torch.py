@@ -73,6 +73,9 @@ class TorchEngine:
             _keep_freed_memory()
         else:  # else pinned memory and synchronising would also open the first device
             torch.cuda.set_device(self._device)
+            if reserved := int(options.get("reserved", 0)):
+                whole = torch.cuda.get_device_properties(self._device).total_memory
+                torch.cuda.set_per_process_memory_fraction(share(reserved, whole), self._device)
         normalize = options.get("normalize")
         self._normalize = self._settings.normalize if normalize is None else bool(normalize)
         verify(self._settings.directory)
@@ -155,6 +158,11 @@ class TorchEngine:
             self._build(_wider(self._device))
             return self._compute(ids, lengths)
         raise FloatingPointError("the model makes no finite numbers of these texts")
+
+
+def share(reserved: int, whole: int) -> float:
+    """Of a device's memory, less what is for others; at least a tenth, with which the batches are small."""
+    return max(0.1, 1 - reserved / whole)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

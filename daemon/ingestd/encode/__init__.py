@@ -48,7 +48,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def serve(channel: Channel[Any], start: Start) -> None:
-    """Settings: `engine model device dtype normalize batch_tokens query_prompt passage_prompt max_tokens overlap`.
+    """Settings: `engine model device reserved dtype normalize batch_tokens query_prompt passage_prompt max_tokens
+    overlap`.
 
     `Ready.info`: `fingerprint dims dtype device batch_tokens`. Returns on `Stop`, once everything in hand is
     answered, and at once when the supervisor is gone. Raises `IngestdError` where the engine cannot be used, and
@@ -72,7 +73,8 @@ def serve(channel: Channel[Any], start: Start) -> None:
     called = registry.called("engine", engine.name)
     step(f"{called} loads the model")
     tokenizer = engine.tokenizer(settings["model"])
-    engine.load(settings["model"], device, {"dtype": settings["dtype"], "normalize": settings["normalize"]})
+    options = {key: settings[key] for key in ("dtype", "normalize", "reserved")}
+    engine.load(settings["model"], device, options)
     worker = EncodeWorker(channel, engine, tokenizer, settings, Path(start.scratch), called)
     worker.warm_up()
     description = engine.describe()
