@@ -19,6 +19,8 @@ from ingestd_plugins.pagelayout import Block, Line, in_reading_order, paragraph
 if TYPE_CHECKING:
     from ingestd_plugins.ocr_reader import Read, Reader
 
+SURE = 0.9
+"""Confidence below which a picture may lie another way than it seemed."""
 LETTERS = 12.0
 """Points to which a picture's letters are scaled before its lines are put in order: nobody knows its resolution."""
 _PAGE = re.compile(r"page (\d{1,6})\.\w+")
@@ -132,7 +134,7 @@ def _elements(file: File, tiles: Iterable[Any], options: Options) -> Iterator[El
 
     named = _PAGE.fullmatch(file.name)
     page = int(named[1]) if named else None
-    scores: list[tuple[float, int]] = []
+    read: list[Read] = []
     for tile in tiles:
         yield Element("")  # progress
         if options not in _readers:
@@ -141,24 +143,31 @@ def _elements(file: File, tiles: Iterable[Any], options: Options) -> Iterator[El
         found = _found(_readers[options], tile, options.min_confidence)
         for block in _blocks([line.line for line in found]):
             yield Element(paragraph(block.lines), page=page)
-        scores += [(line.score, len(line.line.text)) for line in found]
-    if scores:
-        confidence = sum(score * length for score, length in scores) / max(1, sum(length for _, length in scores))
-        file.metadata["ocr_confidence"] = round(confidence, 3)
-        if confidence < options.low_confidence:
-            file.warn(f"it was read with a confidence of {confidence:.2f}: the text may be wrong")
+        read += found
+    if read:
+        file.metadata["ocr_confidence"] = round(confidence(read), 3)
+        if confidence(read) < options.low_confidence:
+            file.warn(f"it was read with a confidence of {confidence(read):.2f}: the text may be wrong")
 
 
 def _found(reader: Reader, tile: Any, least: float) -> list[Read]:
-    """What is read with some confidence; turned by hand where PaddleOCR did not see which way is up."""
+    """What is read with some confidence. Where it is doubtful, which way is up is tried out: of a single line PaddleOCR
+    does not always see it."""
     import numpy as np
 
-    for turn in range(4):
-        lines = reader.lines(np.ascontiguousarray(np.rot90(tile, turn)))
-        found = [line for line in lines if line.line.text and line.score >= least]
-        if found or not lines:
-            return found
-    return []
+    best = reader.lines(tile)
+    if best and confidence(best) < SURE:
+        for turn in range(4):
+            found = reader.lines(np.ascontiguousarray(np.rot90(tile, turn)), turned=True)
+            best = max(best, found, key=confidence)
+            if confidence(best) >= SURE:
+                break
+    return [line for line in best if line.line.text and line.score >= least]
+
+
+def confidence(lines: Sequence[Read]) -> float:
+    """Of all, by their length; 0 where nothing was read."""
+    return sum(line.score * len(line.line.text) for line in lines) / max(1, sum(len(line.line.text) for line in lines))
 
 
 def _blocks(lines: Sequence[Line]) -> list[Block]:

@@ -75,12 +75,12 @@ class Reader:
         except Exception as error:
             raise ModelError(f"PaddleOCR cannot be started, see [load.ocr]: {error}") from error
 
-    def lines(self, picture: npt.NDArray[np.uint8]) -> list[Read]:
+    def lines(self, picture: npt.NDArray[np.uint8], *, turned: bool = False) -> list[Read]:
         """What is written in a picture of shape (height, width, 3), blue first; no text for a line that cannot be read.
 
-        Places are those once the picture is upright.
+        Places are those once the picture is upright. `turned`: it is so already, nobody is to look.
         """
-        found = self._ocr.predict(picture)[0]
+        found = self._ocr.predict(picture, use_doc_orientation_classify=not turned)[0]
         read = []
         for text, score, box in zip(found["rec_texts"], found["rec_scores"], found["rec_boxes"], strict=True):
             left, top, right, bottom = (float(edge) for edge in box)
