@@ -29,6 +29,8 @@ def test_the_corpus_is_found_and_is_the_same_as_in_the_embedded_store(url: str, 
         assert status["files"]["indexed"] == len(entries)
         assert status["sink"] == {"name": "elasticsearch", "healthy": True}
         lost = []
+        last = {"text": entries[-1][1], "top": 3, "source": None, "path": None}
+        eventually(lambda: daemon.call("search", **last)["hits"], "what was written last is not shown")
         for path, query, phrase in entries:
             hits = daemon.call("search", text=query, top=3, source=None, path=None)["hits"]
             found = " ".join(hit["text"] for hit in hits if hit["path"] == str(folder / path))

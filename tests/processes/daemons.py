@@ -35,7 +35,7 @@ def write_config(state: Path, source: Path | None, **tables: dict[str, Any]) -> 
     lines = []
     for name, keys in chosen.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in keys.items()]
     if source is not None:
         lines += ["[[watch]]", 'name = "docs"', f"directory = {json.dumps(str(source))}", 'settle = "200ms"',
                   'rescan = "2s"']  # fmt: skip
