@@ -123,6 +123,7 @@ class Daemon(Stages):
             except BaseException:
                 await self.close(0.0)
                 raise
+            self.plugins.tell()
         if self.watching_sources and self._target is not None:
             await self.begin_reindexing(self._target)
         return self

@@ -47,6 +47,12 @@ class Plugins:
         """Loaders of which is kept what they made of a content."""
         return {item.name for item in self.manifest.items if item.remembers}
 
+    def tell(self) -> None:
+        """Log what loaders work with, and what they lack."""
+        for item in self.manifest.items:
+            if item.lacks or item.uses:
+                log.info("%s %s", item.called, f"needs {item.lacks}" if item.lacks else f"uses {item.uses}")
+
     async def probe(self, scratch: Path, prefix: str, load: LoadTable | None = None) -> None:
         """Ask the plugins. `load`: the loaders' options are in it. Raises `StartError` where none can be listed."""
         options = {name: load.options(name) for name in load.loaders} if load is not None else {}
@@ -73,9 +79,6 @@ class Plugins:
                 await worker.end()
         for error in self.manifest.errors:
             self._warn(f"plugin {error.plugin} ({error.distribution}) cannot be used: {error.reason}")
-        for item in self.manifest.items:
-            if item.lacks or item.uses:
-                log.info("%s %s", item.called, f"needs {item.lacks}" if item.lacks else f"uses {item.uses}")
 
     async def _answered(self, worker: Worker, found: asyncio.Future[Manifest]) -> None:
         """Until the manifest is there, the worker is dead, or one plugin takes too long."""
