@@ -85,7 +85,7 @@ def tiles(file: File, picture: Image.Image) -> list[npt.NDArray[np.uint8]]:
         return []
     flat = _written(np.asarray(upright)[:, :, ::-1])
     height, width = flat.shape[:2]
-    if max(width, height) <= max(LONG, STRIP * min(width, height)) or max(width, height) < STRIP * min(width, height):
+    if max(width, height) <= max(LONG, STRIP * min(width, height)):
         return [_small(flat)]
     if height >= width:
         return [_small(flat[start:stop]) for start, stop in _cuts(flat)]
