@@ -19,9 +19,11 @@ from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts
+from ingestd.messages import Change, Stat
 from ingestd.mounts import mount_points, point_of
 from ingestd.recollections import Recollections
-from ingestd.slots import Pool
+from ingestd.slots import Pool, Turns
+from ingestd.supervisor import Worker
 from ingestd.watching import Watching, frame
 
 
@@ -174,5 +176,29 @@ def test_a_worker_that_cannot_start_fails_the_scan(tmp_path: Path, monkeypatch: 
         desk.dispatcher.batches[1] = Batch(1)
         with pytest.raises(Exception, match="the watch worker cannot start: KeyError: 'journal'"):
             await asyncio.wait_for(desk.watching.scan(WatchTable(name="s", directory="/"), [b"x"], 1), 60)
+
+    with_desk(tmp_path, [], body)
+
+
+def test_one_that_leaves_holds_up_nobody_who_waits(tmp_path: Path) -> None:
+    """A worker that is to go has its turn before others; what is retried later has to be looked for all the same."""
+
+    async def body(desk: Desk) -> None:
+        desk.dispatcher.turns[""] = Turns(1)
+        leaving, fresh = (Worker("load", name, tmp_path) for name in ("leaving", "fresh"))
+        for worker in (leaving, fresh):
+            worker.died = asyncio.get_running_loop().create_future()
+        leaving.served = 1
+        first = asyncio.ensure_future(desk.dispatcher._next(leaving, ""))
+        await asyncio.sleep(0.1)
+        second = asyncio.ensure_future(desk.dispatcher._next(fresh, ""))
+        await asyncio.sleep(0.1)
+        leaving.leaving = True
+        assert await first is None
+        stat = Stat(device=1, inode=1, size=1, mtime_ns=1, ctime_ns=1)
+        await desk.journal.take("docs", [Change(path=b"a.txt", stat=stat)])  # nobody is woken
+        row = await asyncio.wait_for(second, 20)
+        assert row is not None
+        assert row.path == b"a.txt"
 
     with_desk(tmp_path, [], body)

@@ -26,7 +26,7 @@ from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.errors import IngestdError, UsageError
 from ingestd.indexer import Indexer
-from ingestd.journal import Journal
+from ingestd.journal import Journal, Row
 from ingestd.lock import Lock
 from ingestd.planning import plan
 from ingestd.recollections import Recollections
@@ -163,13 +163,14 @@ class Daemon(Stages):
         self._closing.push_async_callback(self.trials.close)
         self.dispatcher.loaders = self.plugins.loaders
         self.dispatcher.remembering = self.plugins.remembering
+        self.dispatcher.may_load = self._may_load
         self._closing.callback(self.dispatcher.unpacked.close)
         self.plugins.check(self.config)
         self.encoders.engine = self.plugins.called("engine", self.config.encode.engine)
         self.indexer.sink = self.plugins.called("sink", self.config.index.sink)
         if revived := await self.journal.revive(self.plugins.loaders):
             log.info("%d files get another try, since the loaders changed", revived)
-        await self.widen()
+        await self._widen()
         await self._pools()
         self.watching.on_readable = self._renew_load
         self.watching.on_hung = self._restart_load
@@ -199,7 +200,8 @@ class Daemon(Stages):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError, IngestdError):
-            await asyncio.wait_for(self.journal.relinquish(), 2)
+            async with asyncio.timeout(2):
+                await self.journal.relinquish()
         if for_good and not self.draft:
             await self.control.close()
         await self._closing.aclose()
@@ -212,8 +214,8 @@ class Daemon(Stages):
                 return
             self.building.cancel()
             await asyncio.gather(self.building, return_exceptions=True)
-        await asyncio.to_thread(reindexing.prepare, self.state, config)
-        self.reindexing = Reindexing(self, config)
+        new = await asyncio.to_thread(reindexing.prepare, self.state, config)
+        self.reindexing = Reindexing(self, config, new=new)
         self.building = asyncio.create_task(self._reindex(self.reindexing), name="reindexing")
         self.building.add_done_callback(lambda task: task.cancelled() or task.exception())  # who asked may be gone
 
@@ -223,6 +225,8 @@ class Daemon(Stages):
         except IngestdError as error:
             under_way.waiting_for = error.message
             log.error("the new index cannot be built: %s", error.message)
+            if under_way.empty:  # it was refused: no later start is to take it up unasked
+                await asyncio.to_thread(reindexing.drop, self.state)
             raise
         await self._replace(under_way.config)
 
@@ -301,7 +305,14 @@ class Daemon(Stages):
             with self.reloading():
                 return await reload(self)
 
-    async def widen(self) -> None:
+    async def _may_load(self, row: Row) -> bool:
+        """Whether load workers may read the file; else those that follow them will."""
+        if row.source != INGEST_SOURCE or self.watching.may_read(b"/" + row.path):
+            return True
+        await self._widen()
+        return False
+
+    async def _widen(self) -> None:
         """Let load workers read what `ingest` was given: the journal has files of it that are to be loaded."""
         found = await self.journal.read(functools.partial(journals.folders, source=INGEST_SOURCE))
         fresh = {os.fsdecode(b"/" + path) for path in found} - self.watching.readable
@@ -492,7 +503,6 @@ class Daemon(Stages):
 
     async def _retry(self, paths: list[bytes] | None) -> int:
         retried = await self.journal.retry(await self.journal.read(lambda db: reports.retryable(db, paths)))
-        await self.widen()
         self.dispatcher.wanted.set()
         self.dispatcher.wake()
         return retried

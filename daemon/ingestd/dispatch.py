@@ -82,6 +82,8 @@ class Dispatcher(Outcomes):
         """By loader that has workers of its own: has these started, where they are not."""
         self.remembering: Collection[str] = ()
         """Loaders of which is kept what they made of a content."""
+        self.may_load: Callable[[Row], Awaitable[bool]] = _anything
+        """Whether its workers may read the file. Where they may not they are `leaving`, and others come that may."""
         self.draining = False
         self.wanted = asyncio.Event()
         """Set at the first need of a load worker."""
@@ -150,7 +152,7 @@ class Dispatcher(Outcomes):
                 return
             worker.served += 1
             try:
-                if worker.died.done() or worker.leaving:
+                if worker.died.done() or worker.leaving or not await self.may_load(row):
                     await self.journal.release(row)
                     self.wake()
                     continue
@@ -177,26 +179,29 @@ class Dispatcher(Outcomes):
         """
         turns = self.turns[pool]
         work = self._work.setdefault(pool, asyncio.Event())
-        with turns.waiting(worker):
-            while True:
-                await self._until(lambda: worker.died.done() or worker.leaving or self._may_look(worker, pool))
-                if worker.died.done():
-                    raise worker.died.result()
-                if worker.leaving:
-                    return None
-                self._looking[pool] = worker
-                try:
-                    work.clear()
-                    row = await self._claim(pool)
-                    if row is not None:
-                        turns.working.add(worker)
-                        return row
-                    await asyncio.wait_for(work.wait(), IDLE_POLL)
-                except TimeoutError:
-                    pass
-                finally:
-                    del self._looking[pool]
+        try:
+            with turns.waiting(worker):
+                while True:
+                    await self._until(lambda: worker.died.done() or worker.leaving or self._may_look(worker, pool))
+                    if worker.died.done():
+                        raise worker.died.result()
+                    if worker.leaving:
+                        return None
+                    self._looking[pool] = worker
+                    try:
+                        work.clear()
+                        row = await self._claim(pool)
+                        if row is not None:
+                            turns.working.add(worker)
+                            return row
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(IDLE_POLL):
+                                await work.wait()
+                    finally:
+                        del self._looking[pool]
                     self._change()
+        finally:
+            self._change()  # others may have let it go first
 
     def _may_look(self, worker: Worker, pool: str) -> bool:
         return self._looking.get(pool) is None and self._may_load() and self.turns[pool].first(worker)
@@ -495,6 +500,10 @@ class Dispatcher(Outcomes):
         for task in list(self._finishing):
             task.cancel()
         await asyncio.gather(*self._finishing, return_exceptions=True)
+
+
+async def _anything(_: Row) -> bool:
+    return True
 
 
 def proceed(job: int, limits: LoaderLimits, options: dict[str, Any], *, accept_changed: bool, **more: Any) -> Proceed:

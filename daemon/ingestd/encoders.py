@@ -165,7 +165,8 @@ class Encoders:
             worker = min(workers, key=lambda worker: self.busy.get(worker, 0.0))
             company = bool(self._loads.get(worker))
             try:
-                return await asyncio.wait_for(worker.call(frame(next(self._numbers)), descriptors), 2 * SILENCE)
+                async with asyncio.timeout(2 * SILENCE):
+                    return await worker.call(frame(next(self._numbers)), descriptors)
             except TimeoutError:
                 worker.kill("limit", f"no answer about {what} for {2 * SILENCE:.0f} s")
                 deaths += 1

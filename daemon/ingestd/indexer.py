@@ -201,9 +201,9 @@ class Indexer:
         deaths = 0
         while True:
             worker = await self._current()
-            call = worker.call(IndexSearch(job=next(self._numbers), **query))
             try:
-                answer, descriptors = await asyncio.wait_for(call, SEARCH_SILENCE)
+                async with asyncio.timeout(SEARCH_SILENCE):
+                    answer, descriptors = await worker.call(IndexSearch(job=next(self._numbers), **query))
             except TimeoutError:
                 reason = f"{self.sink} gave no answer to a search for {SEARCH_SILENCE:.0f} s"
                 worker.capture_stack()

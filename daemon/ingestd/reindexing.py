@@ -25,6 +25,7 @@ import msgspec
 from ingestd import journal
 from ingestd.config import Config
 from ingestd.config.units import spell_duration
+from ingestd.journal.retrying import note
 from ingestd.owner import give, owner
 from ingestd.reembedding import Reembedding, cut_alike
 from ingestd.supervisor import StartError
@@ -79,17 +80,19 @@ def settle(state: Path) -> None:
     shutil.rmtree(state / REPLACED, ignore_errors=True)
 
 
-def prepare(state: Path, config: Config) -> None:
-    """A place for an index with these settings; what was begun with others is given up."""
+def prepare(state: Path, config: Config) -> bool:
+    """A place for an index with these settings; what was begun with others is given up. Returns whether it is new."""
     settings = state / DRAFT / SETTINGS
     wanted = made_with(config, config.encode.model)
-    if not settings.exists() or settings.read_text() != wanted:
+    new = not settings.exists() or settings.read_text() != wanted
+    if new:
         drop(state)
         settings.parent.mkdir(mode=0o700)
         settings.write_text(wanted)
     index = state / DRAFT / "index"
     index.mkdir(mode=0o700, exist_ok=True)
     give(index, owner(state / "index"))
+    return new
 
 
 def drop(state: Path) -> None:
@@ -143,9 +146,11 @@ def in_force(config: Config, made: str | None) -> Config:
 class Reindexing:
     """Builds the new index beside a daemon, see the module's docstring."""
 
-    def __init__(self, daemon: Daemon, config: Config) -> None:
+    def __init__(self, daemon: Daemon, config: Config, *, new: bool) -> None:
         self.daemon = daemon
         self.config = config
+        self.empty = new
+        """There is nothing in it that the next start could go on with."""
         self.waiting_for: str | None = None
         """Why the complete index does not take its place yet."""
         self._builder: Daemon | None = None
@@ -167,6 +172,7 @@ class Reindexing:
                 builder.encoders.wanted.set()
                 builder.dispatcher.wanted.set()
                 await builder.started_up(patient=True)
+                self.empty = False
                 await self._take_over(builder)
                 if self.daemon.watching_sources:
                     await builder.watching.follow(builder.config.watch)
@@ -318,7 +324,6 @@ class Reindexing:
             first, last = False, rows[-1][0]
             queued += await self._builder.journal.run(functools.partial(_queue, INGEST_SOURCE, rows))
         if queued:
-            await self._builder.widen()
             self._builder.dispatcher.wanted.set()
             self._builder.dispatcher.wake()
         return queued
@@ -337,17 +342,34 @@ def _page(source: str, last: bytes, first: bool, db: sqlite3.Connection) -> list
 
 
 def _queue(source: str, rows: Sequence[_Known], db: sqlite3.Connection) -> int:
-    """Queue those that the new journal does not have so."""
+    """Queue those that the new journal does not have so.
+
+    One with another content is asked for once for each content that the index in use comes to have: where the new one
+    still has another then, the file has changed since, and only the new one has seen it.
+    """
     queued = 0
     for path, digest, gone in rows:
         if gone:
             continue
-        queued += db.execute(
-            "INSERT INTO documents(source, path, state) VALUES (?, ?, 'queued') ON CONFLICT DO UPDATE SET"
-            " state = 'queued', version = version + 1, retry_at = 0, attempts = 0"
-            " WHERE state NOT IN ('queued', 'running') AND digest IS NOT NULL AND ? IS NOT NULL AND digest != ?",
-            (source, path, digest, digest),
-        ).rowcount
+        known = db.execute(
+            "SELECT id, state, digest FROM documents WHERE source = ? AND path = ? AND member = ''", (source, path)
+        ).fetchone()
+        if known is None:
+            db.execute("INSERT INTO documents(source, path, state) VALUES (?, ?, 'queued')", (source, path))
+            queued += 1
+            continue
+        id, state, found = known
+        if state in ("queued", "running") or digest is None or found is None or found == digest:
+            continue
+        event = f"the index in use has another content of it: {digest.hex()}"
+        if db.execute("SELECT 1 FROM history WHERE document = ? AND event = ?", (id, event)).fetchone():
+            continue
+        note(db, id, event)
+        db.execute(
+            "UPDATE documents SET state = 'queued', version = version + 1, retry_at = 0, attempts = 0 WHERE id = ?",
+            (id,),
+        )
+        queued += 1
     return queued
 
 

@@ -286,7 +286,8 @@ class Worker:
             self.leaving = True
             try:
                 self._death = ("stopped", "it was asked to stop")
-                await asyncio.wait_for(self.channel.send(Stop()), STOP_WAIT)
+                async with asyncio.timeout(STOP_WAIT):
+                    await self.channel.send(Stop())
                 await asyncio.wait({self.died}, timeout=STOP_WAIT)
                 if not self.died.done():
                     os.kill(self.pid, signal.SIGTERM)

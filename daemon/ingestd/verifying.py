@@ -111,7 +111,6 @@ async def _mend(daemon: Daemon, found: Sequence[Finding]) -> int:
             if outcome == "remove":
                 await daemon.indexer.write(functools.partial(_removal, finding.doc_id))
             mended += outcome != "moved"
-    await daemon.widen()
     daemon.dispatcher.wanted.set()
     daemon.dispatcher.wake()
     return mended

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Final
 
 from ingestd import process
@@ -153,6 +154,11 @@ class Watching:
             for watched in group.watched.values()
             if group.hung is not None and not watched.frame.once
         }
+
+    def may_read(self, path: bytes) -> bool:
+        """Whether load workers may read this file that `ingest` was given."""
+        place = PurePath(os.fsdecode(path))
+        return any(str(above) in self.readable for above in (place, *place.parents))
 
     @property
     def settling(self) -> int:

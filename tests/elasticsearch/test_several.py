@@ -93,6 +93,7 @@ def test_two_state_directories_with_one_name_are_told_apart(url: str, tmp_path: 
         assert "take_over = " in done.stderr
         assert "ingestd explain another-owner" in done.stderr
         assert "Traceback" not in done.stderr
+    assert not (tmp_path / "two" / "next").exists()  # else the next start would go on with what was refused
     assert contents(tmp_path / "one", table) == held
     shutil.rmtree(tmp_path / "one")
     (id,) = set(re.findall(r"take_over = '(\w+)'", done.stderr))

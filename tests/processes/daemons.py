@@ -69,9 +69,25 @@ def ingestd(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     command = [sys.executable, "-m", "ingestd", "--config", str(config), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment(hostile=hostile), check=False
-    )
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment(hostile=hostile), check=False
+        )
+    except subprocess.TimeoutExpired as expired:
+        said = (expired.stderr or b"").decode(errors="replace")
+        raise AssertionError(f"{expired}: {said[-4000:]}\n{unfinished(config)}") from None
+
+
+def unfinished(config: Path) -> list[tuple[Any, ...]]:
+    """Rows of all journals beside a configuration that are still to be worked on, for who has waited in vain."""
+    found: list[tuple[Any, ...]] = []
+    for path in config.parent.rglob("journal.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            found += [(str(path), *row) for row in db.execute(
+                "SELECT source, path, state, attempts, interruptions, retry_at, fresh, pool, sealed, loading, reason"
+                " FROM documents WHERE state IN ('queued', 'running') LIMIT 5"
+            )]  # fmt: skip
+    return found
 
 
 def ingest(config: Path, path: Path, *, hostile: bool = False, timeout: float = 240) -> dict[str, Any]:

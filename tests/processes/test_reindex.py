@@ -157,6 +157,35 @@ def test_without_a_daemon_what_ingest_was_given_is_in_the_new_index(
     assert json.loads(ingestd(config, "verify", "--deep", "--json").stdout)["findings"] == []
 
 
+def test_what_changed_since_it_was_ingested_is_taken_as_it_is_now(tmp_path: Path, config: Path, state: Path) -> None:
+    """Nobody watches it, so the index in use has the earlier content; no reason to read it again and again."""
+    single = tmp_path / "elsewhere" / "single.txt"
+    single.parent.mkdir()
+    write(single, 77)
+    ingest(config, single)
+    write(single, 78)
+    with_small_chunks(config)
+    assert reindex(config)["documents"] == FILES + 1
+    assert "single.txt" in ingestd(config, "search", "marker78").stdout
+    told = json.loads(ingestd(config, "why", str(single), "--json").stdout)["history"]
+    assert sum("chunks" in line["event"] for line in told) <= 2, told
+
+
+def test_one_that_is_refused_at_once_is_not_taken_up_by_a_later_start(config: Path, state: Path) -> None:
+    before = contents(state)
+    text = config.read_text()
+    config.write_text(text.replace('model = "hashing"', 'model = "/nowhere"').replace('"hashing"', '"torch"', 1))
+    done = ingestd(config, "reindex")
+    assert done.returncode in (2, 3), done.stderr
+    assert "/nowhere" in done.stderr
+    assert not reindexing.drafted(state)
+    config.write_text(text)
+    with running(config, state) as daemon:
+        daemon.wait()
+        assert daemon.status()["reindex"] is None
+    assert contents(state) == before
+
+
 def test_interrupted_it_goes_on_and_the_old_index_answers(
     tmp_path: Path, config: Path, state: Path, folder: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,24 @@ def test_the_kernel_takes_a_worker_before_the_daemon(folders: Folders) -> None:
         workers = [worker["pid"] for worker in status["workers"] if worker["stage"] == "load"]
         scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (daemon.process.pid, *workers)]
         assert scores[0] <= 0 < min(scores[1:])
+
+
+def test_what_was_ingested_is_read_by_workers_that_may(folders: Folders) -> None:
+    """Whoever queues a file outside of the watched folders, no worker with a narrower sandbox takes it."""
+    outside = folders.a.parent / "outside"
+    outside.mkdir()
+    folders.write("a")
+    fill(folders.a, 3)
+    with folders.daemon() as daemon:
+        daemon.wait()
+        paths = [outside / f"{number}" / "file.txt" for number in range(5)]
+        for number, path in enumerate(paths):
+            path.parent.mkdir()
+            path.write_text(f"outside {number}")
+            with sqlite3.connect(folders.state / "journal.sqlite", timeout=30) as db:
+                row = ("ingest", os.fsencode(path)[1:])
+                db.execute("INSERT INTO documents(source, path, state) VALUES (?, ?, 'queued')", row)
+            db.close()
+        daemon.wait()
+        for path in paths:
+            assert [event.split(":")[0] for event in folders.events(path)] == ["indexed"]

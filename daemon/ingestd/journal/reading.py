@@ -74,7 +74,8 @@ def _below(db: sqlite3.Connection, path: bytes, member: str | None) -> Iterator[
 def folders(db: sqlite3.Connection, source: str) -> set[bytes]:
     """Where files of a source lie that are to be loaded, relative to it: none in another; beyond `FOLDERS` one."""
     found: set[bytes] = set()
-    for condition in ("state = 'queued' AND gone = 0 AND sealed = 0", "state = 'failed'"):  # each has an index
+    queued = "state = 'queued' AND gone = 0 AND sealed = 0"
+    for condition in (queued, "state = 'running'", "state = 'failed'"):  # each has an index
         for (path,) in db.execute(f"SELECT path FROM documents WHERE {condition} AND +source = ?", (source,)):
             found.add(os.path.dirname(path))
     outer = {path for path in found if not any(above in found for above in _above(path))}
