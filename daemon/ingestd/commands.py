@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ingestd import journal, reindexing, reports
 from ingestd.config import Config
 from ingestd.control import Control
-from ingestd.errors import AlreadyRunningError, IngestdError, NotRunningError, UnreachableError, UsageError
+from ingestd.errors import AlreadyRunningError, ConfigError, IngestdError, NotRunningError, UnreachableError, UsageError
 from ingestd.lock import Lock, unusable
 from ingestd.manifest import Plugins
 from ingestd.paths import exists, split_member
@@ -374,8 +374,10 @@ async def _reindex(config: Config, progress: Progress) -> dict[str, Any]:
 
     told: dict[str, Any] = {}
     low_oom_score()
-    daemon = Daemon(config, watching=False)
-    await daemon.__aenter__()
+    try:
+        daemon = await Daemon(reindexing.in_use(config), watching=False).__aenter__()
+    except ConfigError:  # what the index was made with is no longer installed: then every file is loaded
+        daemon = await Daemon(config, watching=False).__aenter__()
     try:
         async for told in reindexing.reindex(daemon, config):
             if "documents" not in told:

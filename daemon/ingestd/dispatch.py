@@ -331,7 +331,7 @@ class Dispatcher(Outcomes):
         self.watchman.finish(attempt)
         if isinstance(answer, Loaded) and attempt.digest is not None and len(descriptors) == 3 + answer.remember:
             if answer.remember:
-                await self._remember(worker, remembered, descriptors.pop())
+                await self._remember(worker, remembered, descriptors)
             self._bytes += answer.size
             self._tokens += answer.tokens
             if answer.leave:
@@ -361,10 +361,13 @@ class Dispatcher(Outcomes):
         options = self.config.load.options(attempt.loader)
         return key_of(identified.digest, attempt.loader, identified.loader_version, options)
 
-    async def _remember(self, worker: Worker, key: bytes | None, descriptor: int) -> None:
+    async def _remember(self, worker: Worker, key: bytes | None, descriptors: list[int]) -> None:
+        """Take the last descriptor; the others stay the caller's, unless this raises `WorkerDied`."""
         try:
-            value = read_blob(descriptor, LARGEST)
+            value = read_blob(descriptors.pop(), LARGEST)
         except ChannelError as error:
+            for descriptor in descriptors:
+                os.close(descriptor)
             worker.kill("protocol", error.message)
             raise await asyncio.shield(worker.died) from None
         if key is not None:

@@ -119,7 +119,8 @@ class Outcomes:
             title=title or os.path.splitext(display(os.path.basename(attempt.path)))[0],
             media_type=identified.media_type,
             size=identified.stat.size,
-            mtime_ns=identified.stat.mtime_ns,
+            # A part was written when it was unpacked: it is as old as its container was then.
+            mtime_ns=(row.member and row.mtime_ns) or identified.stat.mtime_ns,
             digest=identified.digest,
             loader=identified.loader or "",
             category_id=source.category_id if source else None,

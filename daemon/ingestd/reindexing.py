@@ -140,6 +140,13 @@ def in_force(config: Config, made: str | None) -> Config:
     return msgspec.structs.replace(config, **tables)
 
 
+def in_use(config: Config) -> Config:
+    """The same of an index that no daemon has open."""
+    with contextlib.closing(journal.connect(config.state_directory / "journal.sqlite", readonly=True)) as db:
+        made = db.execute("SELECT value FROM meta WHERE key = 'made'").fetchone()
+    return in_force(config, made[0] if made is not None else None)
+
+
 # --- building -------------------------------------------------------------------------------------------------
 
 

@@ -233,6 +233,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     """Bytes."""
     mtime_ns: int = 0
+    """Of a part: its container's, when that was found to have it."""
     digest: bytes = b""
     loader: str = ""
     category_id: str | None = None

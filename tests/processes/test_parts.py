@@ -56,6 +56,7 @@ def test_a_member_is_a_document_of_its_own(tmp_path: Path, folder: Path) -> None
     inner = zipped({"deep/report.md": "# Badgers\n\nBadgers live below the viaduct."})
     outer = {"a.txt": "The heron stands.", "inner.zip": inner, "bad.json": "{", "../up.txt": "no", "x.so": "\x7fELF\0"}
     (folder / "outer.zip").write_bytes(zipped(outer))
+    os.utime(folder / "outer.zip", (1_600_000_000, 1_600_000_000))  # September 2020
     state = tmp_path / "state"
     config = write_config(state, None)
     summary = ingest(config, folder)
@@ -68,6 +69,9 @@ def test_a_member_is_a_document_of_its_own(tmp_path: Path, folder: Path) -> None
     (hit, *_) = json.loads(ingestd(config, "search", "--json", "badgers viaduct").stdout)
     assert (hit["path"], hit["member"]) == (place, "inner.zip!/deep/report.md")
     assert json.loads(ingestd(config, "search", "--json", "--path", "*.md", "viaduct").stdout)
+    # As old as its container, not as its unpacking.
+    assert not json.loads(ingestd(config, "search", "--json", "--since", "2020-10-01", "viaduct").stdout)
+    assert json.loads(ingestd(config, "search", "--json", "--since", "2020-09-01", "viaduct").stdout)
     why = json.loads(ingestd(config, "why", "--json", place).stdout)
     assert (why["state"], why["path"], why["attempts"]) == ("indexed", place, 1)
     assert json.loads(ingestd(config, "why", "--json", str(folder / "outer.zip")).stdout)["parts"] == {

@@ -107,7 +107,9 @@ def waiting(db: sqlite3.Connection, row: Row) -> bool:
 
 def take(db: sqlite3.Connection, row: Row, parts: Sequence[Member], before: int) -> Listed:
     """Journal some of the parts that the container is found to have, after `before` others."""
-    batch, fresh, digest = db.execute("SELECT batch, fresh, digest FROM documents WHERE id = ?", (row.id,)).fetchone()
+    batch, fresh, digest, mtime_ns = db.execute(
+        "SELECT batch, fresh, digest, mtime_ns FROM documents WHERE id = ?", (row.id,)
+    ).fetchone()
     # What the journal has of its parts is no longer those of the version that is indexed, whichever it is: the row may
     # be a newer one's by now, and this attempt may come to nothing.
     db.execute("UPDATE documents SET indexed_digest = NULL WHERE id = ?", (row.id,))
@@ -160,7 +162,7 @@ def take(db: sqlite3.Connection, row: Row, parts: Sequence[Member], before: int)
             " interruptions = 0, alone = 0, pool = '', reason = excluded.reason, detail = NULL,"
             " state = CASE state WHEN 'running' THEN 'running' ELSE excluded.state END",
             (
-                row.source, row.path, member, row.member, part.size, row.mtime_ns, known,
+                row.source, row.path, member, row.member, part.size, mtime_ns, known,
                 part.media_type or None, part.loader, part.loader_version if part.loader else None, state,
                 state == "queued" and part.loader is not None and not packed, bool(fresh) and number < FRESH, batch,
                 reason,
@@ -312,7 +314,7 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
         if values[1] in there:  # what lies in a part that is about to leave goes once that has gone
             there.add(values[0])
             parts.append(values)
-    (batch,) = db.execute("SELECT batch FROM documents WHERE id = ?", (row.id,)).fetchone()
+    batch, mtime_ns = db.execute("SELECT batch, mtime_ns FROM documents WHERE id = ?", (row.id,)).fetchone()
     for values in parts:
         db.execute(
             "INSERT INTO documents(source, path, mtime_ns, batch, member, parent, size, digest, media_type, loader,"
@@ -323,7 +325,7 @@ def copy(db: sqlite3.Connection, row: Row, source: str, path: bytes, now: float)
             " version = version + 1, retry_at = 0, attempts = 0, interruptions = 0, alone = 0, pool = '',"
             " detail = NULL, reason = excluded.reason,"
             " state = CASE state WHEN 'running' THEN 'running' ELSE excluded.state END",
-            (row.source, row.path, row.mtime_ns, batch, *values),
+            (row.source, row.path, mtime_ns, batch, *values),
         )
     for id, member in db.execute(
         "SELECT id, member FROM documents WHERE source = ? AND path = ? AND member != '' AND gone = 0",
