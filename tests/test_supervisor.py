@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestd import messages, process, slots, supervisor
+from ingestd import messages, output, process, slots, supervisor
 from ingestd.messages import EncodeQuery, Manifest, Opening, QueryVector
 from ingestd.slots import Pool, Turns
 from ingestd.supervisor import StartError, Worker, WorkerDied
@@ -331,8 +331,8 @@ def test_output_is_kept_and_logged_in_bounds(tmp_path: Path, caplog: pytest.LogC
         began = time.monotonic()
         await ask(worker, "print 20000")
         await until(lambda: "line 19999" in worker.detail())
-        allowed = supervisor.OUTPUT_LINES_PER_SECOND * (time.monotonic() - began + 2)
-        assert len(worker.detail()) < supervisor.OUTPUT_TAIL + 200
+        allowed = output.LINES_PER_SECOND * (time.monotonic() - began + 2)
+        assert len(worker.detail()) < output.TAIL + 200
         lines = [record.getMessage() for record in caplog.records]
         assert 10 <= len(lines) <= allowed
         assert lines[0] == f"trial worker {worker.pid} (/docs/�.pdf): line 0 [31m"

@@ -11,15 +11,14 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from ingestd import ingesting, process, reindexing, reports
 from ingestd import journal as journals
-from ingestd import process, reindexing, reports
-from ingestd.batches import Batch
-from ingestd.channel import FRAME_LIMIT, read_blob
+from ingestd.channel import read_blob
 from ingestd.config import Config, WatchTable
 from ingestd.control import ControlServer
 from ingestd.dispatch import Dispatcher
@@ -32,40 +31,22 @@ from ingestd.planning import plan
 from ingestd.recollections import Recollections
 from ingestd.reindexing import Reindexing
 from ingestd.reloading import reload, reread
+from ingestd.removing import remove
 from ingestd.stages import Stages
 from ingestd.supervisor import StartError, remove_tree
 from ingestd.trying import Trials
-from ingestd.types import Hit, display
+from ingestd.types import Hit
 from ingestd.verifying import verify
 from ingestd.watching import Watching
 
 log = logging.getLogger("ingestd")
 
-INGEST_SOURCE = "ingest"
-"""The source of files that `ingest` was given and that lie in no watched directory; its root is `/`."""
 DRAIN = 20.0
 """Seconds that a stop waits for what is in hand."""
-RESULTS = 200
-"""Files told of at once."""
 ENCODE_TEXTS = 256
 """Texts that are encoded together."""
 ENCODE_LANES = 8
 """How many times so many are on their way at once."""
-TICK = 0.2
-"""Seconds between two looks at the progress of an `ingest`."""
-
-
-def _frames(paths: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The paths in as many parts as frames are needed for them."""
-    part: list[bytes] = []
-    size = 0
-    for path in paths:
-        if part and size + len(path) > FRAME_LIMIT // 2:
-            yield part
-            part, size = [], 0
-        part.append(path)
-        size += len(path) + 8
-    yield part
 
 
 def constants(table: WatchTable) -> str:
@@ -96,7 +77,7 @@ class Daemon(Stages):
         self._answering = 0
         self.started = time.monotonic()
         self.ready = False
-        self._batches = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
+        self.batch_numbers = itertools.count(int(time.time()) % 1_000_000 * 1000 + 1)
         self._rates = reports.Rates()
         self._reloading = asyncio.Lock()
         self.reloading: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -175,7 +156,7 @@ class Daemon(Stages):
         self.watching.on_readable = self._renew_load
         self.watching.on_hung = self._restart_load
         self._task(self.dispatcher.watchman.run(), "watchman")
-        self._task(self.dispatcher.remove(), "remover")
+        self._task(remove(self.dispatcher), "remover")
         if self.watching_sources and not self.draft:  # a draft may have documents before it looks at folders
             self.encoders.wanted.set()
             await self.watching.follow(self.config.watch)
@@ -280,7 +261,7 @@ class Daemon(Stages):
             table.name: journals.SourceSettings(os.fsencode(table.directory), constants(table), table.hold_grace)
             for table in self.config.watch
         }
-        settings[INGEST_SOURCE] = journals.SourceSettings(b"/")
+        settings[ingesting.SOURCE] = journals.SourceSettings(b"/")
         self._sources(await self.journal.configure(settings))
 
     async def configure(self, config: Config) -> None:
@@ -307,14 +288,14 @@ class Daemon(Stages):
 
     async def _may_load(self, row: Row) -> bool:
         """Whether load workers may read the file; else those that follow them will."""
-        if row.source != INGEST_SOURCE or self.watching.may_read(b"/" + row.path):
+        if row.source != ingesting.SOURCE or self.watching.may_read(b"/" + row.path):
             return True
         await self._widen()
         return False
 
     async def _widen(self) -> None:
         """Let load workers read what `ingest` was given: the journal has files of it that are to be loaded."""
-        found = await self.journal.read(functools.partial(journals.folders, source=INGEST_SOURCE))
+        found = await self.journal.read(functools.partial(journals.folders, source=ingesting.SOURCE))
         fresh = {os.fsdecode(b"/" + path) for path in found} - self.watching.readable
         if fresh:
             self.watching.readable |= fresh
@@ -377,66 +358,9 @@ class Daemon(Stages):
         parts = asyncio.gather(*(part(start) for start in range(0, len(texts), ENCODE_TEXTS)))
         return b"".join(await self.or_failure(parts))
 
-    async def ingest(self, paths: Sequence[bytes], *, results: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """Take in files and directories; yields progress, and the summary last (it has the key `seconds`).
-
-        With `results` some of the progress has the key `results`: files that were worked on, each once.
-        """
-        began = time.monotonic()
-        number = next(self._batches)
-        jobs = self.places(paths)
-        batch = self.dispatcher.batches[number] = Batch(number)
-        try:
-            scans = [self.watching.scan(table, below, number) for table, below in jobs]
-            scanning = asyncio.ensure_future(asyncio.gather(*scans))
-            scanning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
-            adopted = False
-            while True:
-                if scanning.done():
-                    await asyncio.sleep(TICK)
-                done, _ = await asyncio.wait({scanning}, timeout=TICK)
-                if done and not adopted:
-                    adopted = True
-                    for table, below in jobs:
-                        batch.total += await self.journal.adopt(number, table.name, below)
-                    self.dispatcher.wake()
-                pending = await self.journal.pending(number, 20.0)
-                current = [display(w.path) for pool in self.load_pools for w in pool.workers if w.path]
-                told = batch.progress(current, scanning=not done, seconds=time.monotonic() - began)
-                final = bool(done) and not pending
-                while results and (rows := await self.journal.results(number, RESULTS, final=final)):
-                    found = [reports.result(self.dispatcher.document_path(row), row) for row in rows]
-                    yield {**told, "results": found}
-                yield told
-                if final:
-                    break
-                for pool in (self.load_pool, self.encode_pool, self.index_pool):
-                    if pool.failed.done():
-                        raise pool.failed.result()
-                if self.indexer.failed is not None:
-                    raise self.indexer.failed
-            yield batch.summary(scanning.result(), time.monotonic() - began)
-        finally:
-            self.dispatcher.batches.pop(number, None)
-
-    def places(self, paths: Sequence[bytes]) -> list[tuple[WatchTable, list[bytes]]]:
-        """The paths by the source that they belong to, in parts that a frame holds. Raises `UsageError`."""
-        found: dict[str, tuple[WatchTable, list[bytes]]] = {}
-        for path in paths:
-            table, below = self.place(path)
-            if table.name in self.dispatcher.stopped:
-                raise UsageError(f"source {table.name} is paused", command=f"ingestd resume {table.name}")
-            found.setdefault(table.name, (table, []))[1].append(below)
-        return [(table, part) for table, below in found.values() for part in _frames(below)]
-
-    def place(self, path: bytes) -> tuple[WatchTable, bytes]:
-        """The source that a path belongs to, and its place there: the innermost, where one lies in another."""
-        found, place = WatchTable(name=INGEST_SOURCE, directory="/"), path.lstrip(b"/")
-        for table in self.config.watch:
-            root = os.fsencode(table.directory).rstrip(b"/")
-            if (path == root or path.startswith(root + b"/")) and len(path) - len(root) - 1 <= len(place):
-                found, place = table, path[len(root) + 1 :]
-        return found, place
+    def ingest(self, paths: Sequence[bytes], *, results: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """See `ingesting.ingest`."""
+        return ingesting.ingest(self, paths, results=results)
 
     async def handle(self, command: str, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The commands of the control socket."""

@@ -28,7 +28,6 @@ from ingestd.journal.retrying import ALONE_AFTER
 from ingestd.messages import (
     Drop,
     Identified,
-    IndexRemove,
     Load,
     Loaded,
     LoadFailed,
@@ -58,8 +57,6 @@ CREDIT_DOCUMENTS = 1024
 CHANGING = 3
 """The attempt from which on a file that changes during each of them is taken as it was read."""
 IDLE_POLL = 1.0
-SET_BACK = 1.0
-"""Seconds by which the system's clock may go back and nobody takes notice."""
 
 
 class Dispatcher(Outcomes):
@@ -462,28 +459,6 @@ class Dispatcher(Outcomes):
         self._change()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a document's outcome cannot be recorded; it is done again at the next start", exc_info=error)
-
-    # --- removal ----------------------------------------------------------------------------------------------
-
-    async def remove(self) -> None:
-        """Take what is gone from the folders out of the index."""
-        clock = time.time() - time.monotonic()
-        while True:
-            before, clock = clock, time.time() - time.monotonic()
-            if clock < before - SET_BACK:
-                await self.journal.set_back(before - clock)
-            rows = await self.journal.claim_gone(64, self.holds, without=self.idle_sources)
-
-            async def one(row: Row) -> None:
-                await self.indexer.write(lambda job: IndexRemove(job=job, doc_id=row.doc_id))
-                await self.journal.removed(row)
-                self.unpacked.done((row.source, row.path, row.member))
-
-            await asyncio.gather(*(one(row) for row in rows))
-            if rows:
-                self.wake()
-            else:
-                await asyncio.sleep(0.25)
 
     # --- stopping ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ingestd.config.units import spell_size
+from ingestd.ingesting import places
 from ingestd.journal import Row, at
 from ingestd.messages import Change, Manifest
 from ingestd.watching import Look
@@ -29,8 +30,8 @@ async def plan(daemon: Daemon, paths: Sequence[bytes]) -> AsyncIterator[dict[str
     def look(source: str) -> Look:
         return lambda changes: found.put((source, changes))
 
-    places = daemon.places(paths)
-    scans = [daemon.watching.scan(table, below, None, look=look(table.name)) for table, below in places]
+    jobs = places(daemon, paths)
+    scans = [daemon.watching.scan(table, below, None, look=look(table.name)) for table, below in jobs]
     scanning = asyncio.ensure_future(asyncio.gather(*scans))
     totals: Counter[str] = Counter()
     try:

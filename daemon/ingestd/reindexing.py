@@ -25,6 +25,7 @@ import msgspec
 from ingestd import journal
 from ingestd.config import Config
 from ingestd.config.units import spell_duration
+from ingestd.ingesting import SOURCE
 from ingestd.journal.retrying import note
 from ingestd.owner import give, owner
 from ingestd.reembedding import Reembedding, cut_alike
@@ -318,18 +319,16 @@ class Reindexing:
 
     async def _mirror(self) -> int:
         """Files that no source has, but `ingest` was given: the new index gets them from the journal."""
-        from ingestd.daemon import INGEST_SOURCE
-
         assert self._builder is not None
         queued = 0
         last = b""
         first = True
         while True:
-            rows = await self.daemon.journal.read(functools.partial(_page, INGEST_SOURCE, last, first))
+            rows = await self.daemon.journal.read(functools.partial(_page, SOURCE, last, first))
             if not rows:
                 break
             first, last = False, rows[-1][0]
-            queued += await self._builder.journal.run(functools.partial(_queue, INGEST_SOURCE, rows))
+            queued += await self._builder.journal.run(functools.partial(_queue, SOURCE, rows))
         if queued:
             self._builder.dispatcher.wanted.set()
             self._builder.dispatcher.wake()

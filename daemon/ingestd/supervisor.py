@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +28,11 @@ from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, ConfigError, IngestdError
 from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
 from ingestd.oom import OomKills
-from ingestd.types import display
+from ingestd.output import Output
 from ingestd.worker import PAGE_SIZE, Page, one_line
 
 log = logging.getLogger("ingestd.supervisor")
 
-OUTPUT_TAIL = 8 * 1024
-OUTPUT_LINES_PER_SECOND = 20
 STACK_LIMIT = 16 * 1024
 STOP_WAIT = 10.0
 """Seconds between the steps of the ladder: asked, SIGTERM, SIGKILL."""
@@ -103,7 +100,6 @@ class Worker:
         """Jobs done, for recycling."""
         self.leaving = False
         """It is to be replaced before its next job."""
-        self._path: bytes | None = None
         self.state = "starting"
         self.survivors: list[int] = []
         """Process ids of its family that survived SIGKILL; known once it was ended."""
@@ -116,12 +112,7 @@ class Worker:
         self._death: tuple[Cause, str] | None = None
         self._killing: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[None] | None = None
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
-        self._line = b""
-        self._lines_left = float(OUTPUT_LINES_PER_SECOND)
-        self._lines_at = time.monotonic()
-        self._dropped = 0
+        self._output = Output(stage)
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -157,9 +148,9 @@ class Worker:
         outside = False
         if self.died.done():
             outside = self.died.result().cause == "external"
-            reason = self._words.reason if self._words else f"{self.died.result().reason}{self._last_line()}"
+            reason = self._words.reason if self._words else f"{self.died.result().reason}{self._last_words}"
         else:
-            reason = f"was not ready within {timeout:.0f} s{self._last_line()}"
+            reason = f"was not ready within {timeout:.0f} s{self._last_words}"
         if not self._words and (place := self.progress()[1]):
             reason = f"{place}: {reason}"
         await self.end("it did not start")
@@ -190,8 +181,8 @@ class Worker:
                 ours, theirs = channel.pair()
                 undo.callback(ours.close)
                 theirs_alone.callback(theirs.close)
-                self._output, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                undo.callback(os.close, self._output)
+                output, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                undo.callback(os.close, output)
                 theirs_alone.callback(os.close, out_write)
                 os.set_blocking(out_write, True)
                 self._page_fd = os.memfd_create("ingestd-page", os.MFD_CLOEXEC)
@@ -220,7 +211,7 @@ class Worker:
             undo.pop_all()
         self.channel: AsyncChannel[Any] = AsyncChannel(ours, FROM_WORKER[self.stage])
         self.channel.listen(self._received, self._channel_ended)
-        self._loop.add_reader(self._output, self._read_output)
+        self._output.listen(output, self.pid)
         self._loop.add_reader(self._pidfd, self._exited)
 
     def _environment(self) -> dict[str, str]:
@@ -259,8 +250,7 @@ class Worker:
             self.survivors = survivors
             if self.stage != "watch":  # it is not replaced, so it can hold up nobody but its own sources
                 abandoned.extend(survivors)
-        self._loop.remove_reader(self._output)
-        os.close(self._output)
+        self._output.close()
         if self._process.returncode is None:  # abandoned
             self._loop.add_reader(self._pidfd, self._reap)
         self._reap()
@@ -326,11 +316,27 @@ class Worker:
     @property
     def output(self) -> str:
         """The end of what it printed with the file in hand, while it lives."""
-        self._read_output()
-        return self._output_tail()
+        self._output.read()
+        return self._output.tail
 
-    def _output_tail(self) -> str:
-        return b"".join(self._tail)[-OUTPUT_TAIL:].decode("utf-8", "replace").strip()
+    @property
+    def _last_words(self) -> str:
+        return f": {self._output.last_line}" if self._output.last_line else ""
+
+    @property
+    def path(self) -> bytes | None:
+        """What it works on, for status and for the log lines of its output."""
+        return self._output.path
+
+    @path.setter
+    def path(self, path: bytes | None) -> None:
+        if self.pid and not self.died.done():  # what it has printed until now belongs to what it had until now
+            self._output.finish()
+        self._output.path = path
+
+    def forget_output(self) -> None:
+        """A new file begins: what was printed before is not its doing."""
+        self._output.forget()
 
     def detail(self) -> str:
         """For `why`: last place, stack, and the tail of the output."""
@@ -340,7 +346,7 @@ class Worker:
             parts.append(f"last element: {place}")
         if stack := self.stack.strip():
             parts.append(f"stack:\n{stack}")
-        if output := self._output_tail():
+        if output := self._output.tail:
             parts.append(f"output:\n{output}")
         return "\n".join(parts)
 
@@ -407,8 +413,7 @@ class Worker:
         if status is None:
             return
         self._loop.remove_reader(self._pidfd)
-        self._read_output()
-        self._finish_lines()
+        self._output.finish()
         if self._death is not None:
             cause, reason = self._death
         elif status >= 0:
@@ -434,80 +439,6 @@ class Worker:
             if not future.done():
                 future.set_exception(death)
         self._expected.clear()
-
-    # --- output -----------------------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> bytes | None:
-        """What it works on, for status and for the log lines of its output."""
-        return self._path
-
-    @path.setter
-    def path(self, path: bytes | None) -> None:
-        if self.pid and not self.died.done():  # what it has printed until now belongs to what it had until now
-            self._read_output()
-            self._finish_lines()
-        self._path = path
-
-    def forget_output(self) -> None:
-        """A new file begins: what was printed before is not its doing."""
-        self._tail.clear()
-        self._tail_size = 0
-
-    def _read_output(self) -> None:
-        for _ in range(16):
-            try:
-                data = os.read(self._output, 65536)
-            except BlockingIOError:
-                return
-            if not data:
-                self._loop.remove_reader(self._output)
-                return
-            self._tail.append(data[-OUTPUT_TAIL:])
-            self._tail_size += len(self._tail[-1])
-            while self._tail_size - len(self._tail[0]) >= OUTPUT_TAIL:
-                self._tail_size -= len(self._tail.popleft())
-            *lines, self._line = (self._line + data).split(b"\n")
-            self._line = self._line[-1000:]
-            for line in lines:
-                self._log_line(line)
-
-    def _log_line(self, line: bytes) -> None:
-        now = time.monotonic()
-        self._lines_left = min(
-            OUTPUT_LINES_PER_SECOND, self._lines_left + (now - self._lines_at) * OUTPUT_LINES_PER_SECOND
-        )
-        self._lines_at = now
-        text = one_line(line.decode("utf-8", "replace"))
-        if not text:
-            return
-        if self._lines_left < 1:
-            self._dropped += 1
-            return
-        self._lines_left -= 1
-        self._tell_dropped()
-        where = f" ({one_line(display(self.path))})" if self.path else ""
-        log.info("%s worker %d%s: %s", self.stage, self.pid, where, text, extra=self._extra)
-
-    def _finish_lines(self) -> None:
-        """A last line without an end, and how many were left out, are told too."""
-        if self._line:
-            line, self._line = self._line, b""
-            self._log_line(line)
-        self._tell_dropped()
-
-    def _tell_dropped(self) -> None:
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            log.warning("%s worker %d: %d lines left out", self.stage, self.pid, dropped, extra=self._extra)
-
-    @property
-    def _extra(self) -> dict[str, Any]:
-        return {"stage": self.stage, "worker_pid": self.pid, "path": self.path}
-
-    def _last_line(self) -> str:
-        lines = b"".join(self._tail).decode("utf-8", "replace").strip().splitlines()
-        return f": {one_line(lines[-1])}" if lines else ""
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from ingestd.blame import Loading, Watchman
 from ingestd.channel import read_blob
 from ingestd.dispatch import proceed
 from ingestd.errors import UsageError
+from ingestd.ingesting import place
 from ingestd.journal.members import joined
 from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Member, Parts, PartsTaken, Yielded
 from ingestd.parts import ROOM
@@ -217,7 +218,7 @@ class Trials:
     async def _load_one(
         self, worker: Worker, path: bytes, loader: str | None, part: _Part | None, wanted: _Wanted
     ) -> Trial:
-        table, _ = self._daemon.place(path)
+        table, _ = place(self._daemon, path)
         limits = self._daemon.config.limits(loader or "", table.name)
         name = path if part is None else path + b"!/" + part.member.encode()
         trial = Trial(path=name, sandbox=worker.info.get("sandbox", {}))
