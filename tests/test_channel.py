@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import inspect
 import os
 import random
 import socket
@@ -17,66 +16,105 @@ from typing import Any
 
 import pytest
 
-from ingestd import channel, messages
+from ingestd import channel
 from ingestd.async_channel import AsyncChannel
 from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.errors import ChannelError
+from ingestd.messages import Frame, Ready, Start, StartFailed, Stop
+from ingestd.messages.encode import (
+    Encode,
+    Encoded,
+    EncodeFailed,
+    EncodeQuery,
+    EncoderLoad,
+    QueryVector,
+    Tokenize,
+    Tokenized,
+)
+from ingestd.messages.index import (
+    IndexCompare,
+    IndexCompared,
+    IndexComparing,
+    IndexDocument,
+    IndexHits,
+    IndexRead,
+    IndexRekey,
+    IndexRemove,
+    IndexReplace,
+    IndexSearch,
+    IndexUnavailable,
+    IndexWritten,
+)
+from ingestd.messages.load import Drop, Identified, Load, Loaded, LoadFailed, Parts, PartsTaken, Proceed, Stat
+from ingestd.messages.probe import Manifest, PluginError, PluginItem
+from ingestd.messages.stages import FROM_WORKER, TO_WORKER
+from ingestd.messages.watch import (
+    Change,
+    Changes,
+    ChangesTaken,
+    Rescan,
+    Scanned,
+    Settling,
+    Unwatch,
+    WatchSource,
+    WatchWarning,
+)
 from ingestd.types import Document
 
-STAT = messages.Stat(1, 2, 3, -4, 5)
+STAT = Stat(1, 2, 3, -4, 5)
 DOCUMENT = Document(doc_id="ab", source="docs", path=b"/d/\xff.md", title="T", metadata={"a": [1, None, {"b": 2.5}]})
-EXAMPLES: list[tuple[messages.Frame, int]] = [
-    (messages.Start(stage="load", version="1", sys_path=["/x"], scratch="/s", settings={"memory": 1 << 31}), 0),
-    (messages.Ready(version="1", info={"dims": 384, "fingerprint": {"model": "m"}}), 0),
-    (messages.StartFailed(reason="no model", fatal=True, command="ingestd check-config"), 0),
-    (messages.Stop(), 0),
-    (messages.Load(job=1, path=b"/d/\xff\x00\n.md", scratch="/s/1"), 0),
-    (messages.Identified(job=1, stat=STAT, digest=b"d" * 16, media_type="text/plain", loader=None), 0),
-    (messages.Proceed(job=1, limits={"max_text": 5, "on_limit": "truncate"}, options={"x": True}), 1),
-    (messages.Drop(job=1), 0),
-    (messages.Parts(job=1), 2),
-    (messages.PartsTaken(job=1, room=1 << 30), 0),
-    (messages.Loaded(job=1, chunks=2, fresh=1, tokens=9, size=99, title="标题", warnings=["w"], metadata={"k": 1}), 3),
-    (messages.LoadFailed(job=1, kind="error", reason="r", detail="d", leave=True), 0),
-    (messages.Encode(job=2, start=1, stop=3), 1),
-    (messages.Encoded(job=2, texts=2, tokens=10, seconds=0.5), 1),
-    (messages.EncodeFailed(job=2, reason="r"), 0),
-    (messages.EncodeQuery(job=3, text="where is 北京?"), 0),
-    (messages.QueryVector(job=3, vector=bytes(range(256))), 0),
-    (messages.Tokenize(job=3, query=True), 1),
-    (messages.Tokenized(job=3, texts=2, tokens=9), 1),
-    (messages.EncoderLoad(tokens=1000, busy=0.9, idle={"input": 0.1}), 0),
-    (messages.IndexReplace(job=4, document=DOCUMENT), 2),
-    (messages.IndexRekey(job=4, origin="ab", document=DOCUMENT), 0),
-    (messages.IndexRemove(job=4, doc_id="ab"), 0),
-    (messages.IndexWritten(job=4, chunks=3, missing=1, error="e"), 0),
-    (messages.IndexUnavailable(job=4, reason="disk full"), 0),
-    (messages.IndexSearch(job=5, text="q", vector=b"\0" * 16, top=3, source="docs", path="*.md"), 0),
-    (messages.IndexHits(job=5), 1),
-    (messages.IndexRead(job=5, doc_id="0" * 32), 0),
-    (messages.IndexDocument(job=5, chunks=2, hashes=b"h" * 64), 2),
-    (messages.IndexCompare(job=5, journal="/s/journal.sqlite", deep=True, repair=True), 0),
-    (messages.IndexComparing(done=1, total=2), 0),
-    (messages.IndexCompared(job=5, documents=3, chunks=9, pending=1, problems={"stale": 1}, error="e"), 1),
-    (messages.WatchSource(job=6, source="docs", root=b"/d", below=[b"x"], include=["*.md"], once=True), 0),
-    (messages.Unwatch(job=6), 0),
-    (messages.Rescan(job=6), 0),
+EXAMPLES: list[tuple[Frame, int]] = [
+    (Start(stage="load", version="1", sys_path=["/x"], scratch="/s", settings={"memory": 1 << 31}), 0),
+    (Ready(version="1", info={"dims": 384, "fingerprint": {"model": "m"}}), 0),
+    (StartFailed(reason="no model", fatal=True, command="ingestd check-config"), 0),
+    (Stop(), 0),
+    (Load(job=1, path=b"/d/\xff\x00\n.md", scratch="/s/1"), 0),
+    (Identified(job=1, stat=STAT, digest=b"d" * 16, media_type="text/plain", loader=None), 0),
+    (Proceed(job=1, limits={"max_text": 5, "on_limit": "truncate"}, options={"x": True}), 1),
+    (Drop(job=1), 0),
+    (Parts(job=1), 2),
+    (PartsTaken(job=1, room=1 << 30), 0),
+    (Loaded(job=1, chunks=2, fresh=1, tokens=9, size=99, title="标题", warnings=["w"], metadata={"k": 1}), 3),
+    (LoadFailed(job=1, kind="error", reason="r", detail="d", leave=True), 0),
+    (Encode(job=2, start=1, stop=3), 1),
+    (Encoded(job=2, texts=2, tokens=10, seconds=0.5), 1),
+    (EncodeFailed(job=2, reason="r"), 0),
+    (EncodeQuery(job=3, text="where is 北京?"), 0),
+    (QueryVector(job=3, vector=bytes(range(256))), 0),
+    (Tokenize(job=3, query=True), 1),
+    (Tokenized(job=3, texts=2, tokens=9), 1),
+    (EncoderLoad(tokens=1000, busy=0.9, idle={"input": 0.1}), 0),
+    (IndexReplace(job=4, document=DOCUMENT), 2),
+    (IndexRekey(job=4, origin="ab", document=DOCUMENT), 0),
+    (IndexRemove(job=4, doc_id="ab"), 0),
+    (IndexWritten(job=4, chunks=3, missing=1, error="e"), 0),
+    (IndexUnavailable(job=4, reason="disk full"), 0),
+    (IndexSearch(job=5, text="q", vector=b"\0" * 16, top=3, source="docs", path="*.md"), 0),
+    (IndexHits(job=5), 1),
+    (IndexRead(job=5, doc_id="0" * 32), 0),
+    (IndexDocument(job=5, chunks=2, hashes=b"h" * 64), 2),
+    (IndexCompare(job=5, journal="/s/journal.sqlite", deep=True, repair=True), 0),
+    (IndexComparing(done=1, total=2), 0),
+    (IndexCompared(job=5, documents=3, chunks=9, pending=1, problems={"stale": 1}, error="e"), 1),
+    (WatchSource(job=6, source="docs", root=b"/d", below=[b"x"], include=["*.md"], once=True), 0),
+    (Unwatch(job=6), 0),
+    (Rescan(job=6), 0),
     (
-        messages.Changes(
+        Changes(
             job=6,
             serial=1,
-            changes=[messages.Change(b"\xff", STAT, restless=1.5), messages.Change(b"b", None, False, True)],
+            changes=[Change(b"\xff", STAT, restless=1.5), Change(b"b", None, False, True)],
         ),
         0,
     ),
-    (messages.ChangesTaken(job=6, serial=1), 0),
-    (messages.Scanned(job=6, files=3, unchanged=2, settling=1, watching=True, mode="inotify", done={"indexed": 2}), 0),
-    (messages.Settling(job=6, count=4), 0),
-    (messages.WatchWarning(job=6, reason="overflow"), 0),
+    (ChangesTaken(job=6, serial=1), 0),
+    (Scanned(job=6, files=3, unchanged=2, settling=1, watching=True, mode="inotify", done={"indexed": 2}), 0),
+    (Settling(job=6, count=4), 0),
+    (WatchWarning(job=6, reason="overflow"), 0),
     (
-        messages.Manifest(
-            items=[messages.PluginItem("loader", "text", "1", [".txt"], ["text/plain"], True, "ingestd 1")],
-            errors=[messages.PluginError("bad", "bad 2", "ImportError: no")],
+        Manifest(
+            items=[PluginItem("loader", "text", "1", [".txt"], ["text/plain"], True, "ingestd 1")],
+            errors=[PluginError("bad", "bad 2", "ImportError: no")],
         ),
         0,
     ),
@@ -107,22 +145,17 @@ def ends() -> Iterator[tuple[socket.socket, Channel[Any]]]:
 
 
 def test_every_frame_has_an_example() -> None:
-    kinds = {
-        item
-        for _, item in inspect.getmembers(messages, inspect.isclass)
-        if issubclass(item, messages.Frame) and item is not messages.Frame
-    }
-    assert kinds == {type(frame) for frame, _ in EXAMPLES}
+    assert set(Frame.__subclasses__()) == {type(frame) for frame, _ in EXAMPLES}
 
 
 def test_every_frame_has_a_direction() -> None:
     """A frame that no union names could be sent but never received."""
-    unions = [messages.TO_WORKER, *messages.FROM_WORKER.values()]
+    unions = [TO_WORKER, *FROM_WORKER.values()]
     assert {kind for union in unions for kind in union.__args__} == {type(frame) for frame, _ in EXAMPLES}
 
 
 @pytest.mark.parametrize(("frame", "count"), EXAMPLES, ids=lambda value: type(value).__name__)
-def test_round_trip(ends: tuple[socket.socket, Channel[Any]], frame: messages.Frame, count: int) -> None:
+def test_round_trip(ends: tuple[socket.socket, Channel[Any]], frame: Frame, count: int) -> None:
     ours, receiver = ends
     sender: Channel[Any] = Channel(ours, ANY)
     before = descriptors()
@@ -187,19 +220,19 @@ def test_an_oversized_frame_is_refused_on_both_sides(ends: tuple[socket.socket, 
     ours, receiver = ends
     sender: Channel[Any] = Channel(ours, ANY)
     with pytest.raises(ChannelError, match=r"a EncodeQuery frame of \d+ bytes is longer than 65536"):
-        sender.send(messages.EncodeQuery(job=1, text="x" * 70_000))
-    ours.send(channel.encode(messages.Stop()).ljust(70_000, b"x"))
+        sender.send(EncodeQuery(job=1, text="x" * 70_000))
+    ours.send(channel.encode(Stop()).ljust(70_000, b"x"))
     with pytest.raises(ChannelError, match="longer than"):
         receiver.receive()
-    ours.send(channel.encode(messages.Stop()))  # the next one is not affected
-    assert receiver.receive()[0] == messages.Stop()
+    ours.send(channel.encode(Stop()))  # the next one is not affected
+    assert receiver.receive()[0] == Stop()
 
 
 @pytest.mark.parametrize("count", [channel.DESCRIPTOR_LIMIT, channel.DESCRIPTOR_LIMIT + 1, 60])
 def test_too_many_descriptors_are_closed(ends: tuple[socket.socket, Channel[Any]], count: int) -> None:
     ours, receiver = ends
     before = descriptors()
-    socket.send_fds(ours, [channel.encode(messages.Stop())], [0] * count)
+    socket.send_fds(ours, [channel.encode(Stop())], [0] * count)
     if count > channel.DESCRIPTOR_LIMIT:
         with pytest.raises(ChannelError, match="more than"):
             receiver.receive()
@@ -212,9 +245,9 @@ def test_too_many_descriptors_are_closed(ends: tuple[socket.socket, Channel[Any]
 
 def test_the_end_is_seen(ends: tuple[socket.socket, Channel[Any]]) -> None:
     ours, receiver = ends
-    ours.send(channel.encode(messages.Stop()))
+    ours.send(channel.encode(Stop()))
     ours.close()
-    assert receiver.receive()[0] == messages.Stop()
+    assert receiver.receive()[0] == Stop()
     with pytest.raises(EOFError):
         receiver.receive()
 
@@ -274,9 +307,7 @@ def test_backpressure_keeps_the_order() -> None:
     async def run() -> list[int]:
         ours, theirs = channel.pair()
         sender: AsyncChannel[Any] = AsyncChannel(ours, ANY)
-        tasks = [
-            asyncio.create_task(sender.send(messages.Load(job=n, path=b"x" * 500, scratch=""))) for n in range(count)
-        ]
+        tasks = [asyncio.create_task(sender.send(Load(job=n, path=b"x" * 500, scratch=""))) for n in range(count)]
         await asyncio.sleep(0.05)
         assert not all(task.done() for task in tasks), "the socket held everything: nothing was tested"
         receiver: Channel[Any] = Channel(theirs, ANY)
@@ -296,7 +327,7 @@ def test_a_send_that_waits_ends_with_the_other_side() -> None:
 
         async def flood() -> None:
             while True:
-                await sender.send(messages.Load(job=1, path=b"x" * 5000, scratch=""))
+                await sender.send(Load(job=1, path=b"x" * 5000, scratch=""))
 
         task = asyncio.create_task(flood())
         await asyncio.sleep(0.05)
@@ -306,7 +337,7 @@ def test_a_send_that_waits_ends_with_the_other_side() -> None:
             await asyncio.wait_for(task, 5)
         sender.close()
         with pytest.raises(ConnectionError):
-            await sender.send(messages.Stop())
+            await sender.send(Stop())
 
     asyncio.run(run())
 
@@ -320,7 +351,7 @@ def test_listening_ends_once_and_tells_why(bad: bool) -> None:
         ended: asyncio.Future[ChannelError | None] = asyncio.get_running_loop().create_future()
         listener.listen(lambda frame, _: frames.append(frame), ended.set_result)
         for _ in range(100):
-            theirs.send(channel.encode(messages.Stop()))
+            theirs.send(channel.encode(Stop()))
         if bad:
             theirs.send(b"garbage")
         theirs.close()

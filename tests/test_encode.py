@@ -25,20 +25,10 @@ from ingestd.chunk import Chunker, pack
 from ingestd.encode import fingerprint, pack_tokens, serve, unpack_tokens
 from ingestd.encode.window import LEAST_BUDGET, TARGET_SECONDS, Budget, Job, Window
 from ingestd.errors import ChannelError, IngestdError, ModelError
-from ingestd.messages import (
-    FROM_WORKER,
-    TO_WORKER,
-    Encode,
-    Encoded,
-    EncodeFailed,
-    EncodeQuery,
-    EncoderLoad,
-    Load,
-    QueryVector,
-    Ready,
-    Start,
-    Stop,
-)
+from ingestd.messages import Ready, Start, Stop
+from ingestd.messages.encode import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
+from ingestd.messages.load import Load
+from ingestd.messages.stages import FROM_WORKER, TO_WORKER
 from ingestd.types import Element, Fingerprint, Tokens
 from ingestd_plugins.hashing import HashingEngine, HashingTokenizer
 

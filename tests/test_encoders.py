@@ -16,7 +16,7 @@ import pytest
 from ingestd import encoders as module
 from ingestd.channel import read_blob, write_blob
 from ingestd.encoders import Encoders, PoisonError
-from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
+from ingestd.messages.encode import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 

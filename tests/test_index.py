@@ -19,9 +19,8 @@ import pytest
 from ingestd import channel, index
 from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.errors import ChannelError, ConfigError, IndexMismatchError
-from ingestd.messages import (
-    FROM_WORKER,
-    TO_WORKER,
+from ingestd.messages import Ready, Start, Stop
+from ingestd.messages.index import (
     IndexHits,
     IndexRekey,
     IndexRemove,
@@ -29,11 +28,9 @@ from ingestd.messages import (
     IndexSearch,
     IndexUnavailable,
     IndexWritten,
-    Ready,
-    Rescan,
-    Start,
-    Stop,
 )
+from ingestd.messages.stages import FROM_WORKER, TO_WORKER
+from ingestd.messages.watch import Rescan
 from ingestd.testing import sink_cases
 from ingestd.testing.sink_cases import DIMS, FINGERPRINT, document, replace
 from ingestd.types import Hit, Replace

@@ -21,7 +21,8 @@ from ingestd import journal as journals
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal, Row, SourceSettings, connect, history
 from ingestd.journal.retrying import ALONE_AFTER, ALONE_LIMIT, HISTORY
-from ingestd.messages import Change, Stat
+from ingestd.messages.load import Stat
+from ingestd.messages.watch import Change
 from ingestd.types import document_id
 from tests.mounting import fill, small_disk
 

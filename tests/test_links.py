@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestd.messages import Changes, Rescan, Scanned
+from ingestd.messages.watch import Changes, Rescan, Scanned
 from tests.processes.daemons import ingestd, running, write_config
 from tests.test_watch import Supervisor, write
 from tests.test_watch import supervisor as supervisor

@@ -12,7 +12,7 @@ from ingestd import types
 from ingestd.errors import LimitError
 from ingestd.journal import Journal, Row, connect, members
 from ingestd.journal.schema import MIGRATION, PARTS, SCHEMA, VERSION
-from ingestd.messages import Member
+from ingestd.messages.load import Member
 from ingestd.types import Allowance, File
 from tests.test_journal import DIGEST, gone, identify, index, new, with_journal
 

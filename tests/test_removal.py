@@ -14,7 +14,8 @@ import pytest
 from ingestd.errors import UsageError
 from ingestd.journal import Journal, Row, SourceSettings, counts, pause, removal, sources
 from ingestd.journal.removal import LEAST, Hold
-from ingestd.messages import Change, Stat
+from ingestd.messages.load import Stat
+from ingestd.messages.watch import Change
 
 DAY = 86400.0
 HOLDS = {"docs": Hold(0.5, DAY), "never": Hold(1.0, DAY)}

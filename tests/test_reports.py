@@ -17,7 +17,9 @@ from ingestd import journal, reports
 from ingestd.config import Config, IndexTable, LoadTable, WatchTable
 from ingestd.errors import UsageError
 from ingestd.journal import Journal, SourceSettings
-from ingestd.messages import Change, Manifest, PluginError, PluginItem, Stat
+from ingestd.messages.load import Stat
+from ingestd.messages.probe import Manifest, PluginError, PluginItem
+from ingestd.messages.watch import Change
 from ingestd.types import STATES, Hit
 
 WHY = {"path", "state", "reason", "loader", "attempts", "retry_at", "chunks", "digest", "warnings", "history"}

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ingestd import journal
-from ingestd.messages import Stat, journaled
+from ingestd.messages.load import Stat, journaled
 from ingestd.watch import scan
 from ingestd.watch.rules import Rules
 from ingestd.watch.scan import JournalReader, Scan, identity

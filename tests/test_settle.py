@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ingestd.messages import Stat
+from ingestd.messages.load import Stat
 from ingestd.watch.settle import CLOSED_WAIT, GONE_WAIT, Settle
 
 

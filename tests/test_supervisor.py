@@ -18,8 +18,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestd import messages, output, process, slots, supervisor
-from ingestd.messages import EncodeQuery, Manifest, Opening, QueryVector
+from ingestd import output, process, slots, supervisor
+from ingestd.messages.encode import EncodeQuery, QueryVector
+from ingestd.messages.probe import Manifest
+from ingestd.messages.stages import FROM_WORKER, Opening
 from ingestd.slots import Pool, Turns
 from ingestd.supervisor import StartError, Worker, WorkerDied
 
@@ -27,7 +29,8 @@ TRIAL = """
 import ctypes, os, signal, socket, subprocess, sys, time
 from ingestd import process
 from ingestd.errors import IngestdError
-from ingestd.messages import QueryVector, Stop
+from ingestd.messages import Stop
+from ingestd.messages.encode import QueryVector
 from ingestd.worker import ready, step
 
 def serve(channel, start):
@@ -112,7 +115,7 @@ def trial_stage(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (directory / "sitecustomize.py").write_text(FINDER.format(path=str(directory / "trial.py")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
-        patch.setitem(messages.FROM_WORKER, "trial", Opening | QueryVector)
+        patch.setitem(FROM_WORKER, "trial", Opening | QueryVector)
         yield
 
 
@@ -542,10 +545,10 @@ def test_without_standard_streams(tmp_path: Path) -> None:
 import asyncio, os, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from ingestd import messages
-from ingestd.messages import *
+from ingestd.messages.encode import EncodeQuery, QueryVector
+from ingestd.messages.stages import FROM_WORKER, Opening
 from ingestd.supervisor import Worker
-messages.FROM_WORKER["trial"] = Opening | QueryVector
+FROM_WORKER["trial"] = Opening | QueryVector
 async def main():
     worker = Worker("trial", "closed.1", Path({str(tmp_path)!r}) / "scratch")
     worker.scratch.mkdir()
@@ -566,7 +569,7 @@ asyncio.run(main())
 
 def test_frames_of_another_stage_are_refused(tmp_path: Path) -> None:
     """What a stage may send is its own: a manifest from anything but the probe kills its sender."""
-    for stage, union in messages.FROM_WORKER.items():
+    for stage, union in FROM_WORKER.items():
         decoder = msgspec.msgpack.Decoder(union)
         data = msgspec.msgpack.encode(Manifest(items=[], errors=[]))
         if stage == "probe":

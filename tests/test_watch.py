@@ -21,19 +21,16 @@ import pytest
 from ingestd import journal, watch
 from ingestd.channel import Channel, pair
 from ingestd.config import DEFAULT_EXCLUDES
-from ingestd.messages import (
-    FROM_WORKER,
-    TO_WORKER,
+from ingestd.messages import Ready, Start, Stop
+from ingestd.messages.load import Stat
+from ingestd.messages.stages import FROM_WORKER, TO_WORKER
+from ingestd.messages.watch import (
     Change,
     Changes,
     ChangesTaken,
-    Ready,
     Rescan,
     Scanned,
     Settling,
-    Start,
-    Stat,
-    Stop,
     Unwatch,
     WatchSource,
     WatchWarning,
@@ -59,7 +56,8 @@ import ctypes, pathlib, signal, socket, sys
 from ingestd import watch
 from ingestd.watch import events, source
 from ingestd.channel import Channel
-from ingestd.messages import TO_WORKER, Start
+from ingestd.messages import Start
+from ingestd.messages.stages import TO_WORKER
 descriptor, journal, limit, value = sys.argv[1:]
 CLONE_NEWUSER = 0x10000000
 if ctypes.CDLL(None).unshare(CLONE_NEWUSER):

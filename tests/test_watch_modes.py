@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ingestd.messages import Changes, Scanned, Stop, WatchWarning
+from ingestd.messages import Stop
+from ingestd.messages.watch import Changes, Scanned, WatchWarning
 from ingestd.watch import modes, source
 from ingestd.watch.observe import SELF_TEST
 from tests import mounting

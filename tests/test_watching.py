@@ -19,7 +19,8 @@ from ingestd.dispatch import Dispatcher
 from ingestd.encoders import Encoders
 from ingestd.indexer import Indexer
 from ingestd.journal import Journal, counts
-from ingestd.messages import Change, Stat
+from ingestd.messages.load import Stat
+from ingestd.messages.watch import Change
 from ingestd.mounts import mount_points, point_of
 from ingestd.recollections import Recollections
 from ingestd.slots import Pool, Turns

@@ -9,7 +9,7 @@ from typing import Any
 
 from ingestd import reports
 from ingestd.journal import Taken
-from ingestd.messages import Scanned
+from ingestd.messages.watch import Scanned
 
 FAILURES = 1000
 """Told of, at the most."""

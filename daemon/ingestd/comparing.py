@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ingestd import journal
-from ingestd.messages import Finding, Problem
+from ingestd.messages.index import Finding, Problem
 from ingestd.types import Chunk, Indexed, Replace, Sink, document_id, text_hash
 
 FINDINGS: Final = 10_000

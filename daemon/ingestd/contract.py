@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from ingestd.messages import Shown, Yielded
+from ingestd.messages.load import Shown, Yielded
 from ingestd.types import Element, Kind, Part
 from ingestd.worker import one_line
 

@@ -25,17 +25,7 @@ from ingestd.journal import Journal, Row, Verdict
 from ingestd.journal.members import joined
 from ingestd.journal.removal import Hold
 from ingestd.journal.retrying import ALONE_AFTER
-from ingestd.messages import (
-    Drop,
-    Identified,
-    Load,
-    Loaded,
-    LoadFailed,
-    Parts,
-    PartsTaken,
-    Proceed,
-    Stat,
-)
+from ingestd.messages.load import Drop, Identified, Load, Loaded, LoadFailed, Parts, PartsTaken, Proceed, Stat
 from ingestd.outcomes import Outcomes, tag
 from ingestd.recollections import LARGEST, Recollections, key_of
 from ingestd.slots import Turns

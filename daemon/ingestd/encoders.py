@@ -17,7 +17,16 @@ from typing import Any
 
 from ingestd.channel import read_blob, write_blob
 from ingestd.errors import IngestdError
-from ingestd.messages import Encode, Encoded, EncodeFailed, EncodeQuery, EncoderLoad, QueryVector, Tokenize, Tokenized
+from ingestd.messages.encode import (
+    Encode,
+    Encoded,
+    EncodeFailed,
+    EncodeQuery,
+    EncoderLoad,
+    QueryVector,
+    Tokenize,
+    Tokenized,
+)
 from ingestd.slots import Pool
 from ingestd.supervisor import Worker, WorkerDied
 

@@ -29,7 +29,8 @@ from ingestd import plugins
 from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.comparing import Comparer, StoppedError
 from ingestd.errors import ChannelError, ConfigError, IndexUnavailableError, IngestdError
-from ingestd.messages import (
+from ingestd.messages import Start, Stop
+from ingestd.messages.index import (
     IndexCompare,
     IndexCompared,
     IndexComparing,
@@ -42,8 +43,6 @@ from ingestd.messages import (
     IndexSearch,
     IndexUnavailable,
     IndexWritten,
-    Start,
-    Stop,
 )
 from ingestd.types import Chunk, Fingerprint, Hit, Operation, Query, Rekey, Remove, Replace, Sink, Written
 from ingestd.worker import describe, one_line, ready, step

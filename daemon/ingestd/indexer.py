@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ingestd.errors import IndexUnavailableError, IngestdError, UnreachableError
-from ingestd.messages import (
+from ingestd.messages.index import (
     IndexCompare,
     IndexCompared,
     IndexComparing,

@@ -24,19 +24,8 @@ from ingestd.detect import Detected, Detector
 from ingestd.digest import BLOCK, digest_of
 from ingestd.encode import pack_tokens
 from ingestd.errors import FileError, IngestdError, LimitError, MissingError
-from ingestd.messages import (
-    UNKNOWN_TOKENS,
-    Drop,
-    Identified,
-    Load,
-    Loaded,
-    LoadFailed,
-    Proceed,
-    Start,
-    Stat,
-    Stop,
-    journaled,
-)
+from ingestd.messages import Start, Stop
+from ingestd.messages.load import UNKNOWN_TOKENS, Drop, Identified, Load, Loaded, LoadFailed, Proceed, Stat, journaled
 from ingestd.paths import PATH_MAX, open_long, stat_long
 from ingestd.plugins import Registry, discover, lacks
 from ingestd.reading import Reading

@@ -12,7 +12,7 @@ from typing import Any
 
 from ingestd.config import Config, LoadTable
 from ingestd.errors import UsageError
-from ingestd.messages import Manifest, PluginError
+from ingestd.messages.probe import Manifest, PluginError
 from ingestd.supervisor import StartError, Worker
 
 log = logging.getLogger("ingestd")

@@ -17,7 +17,8 @@ from ingestd.encoders import Encoders, PoisonError
 from ingestd.indexer import Indexer
 from ingestd.journal import Ended, Journal
 from ingestd.journal.retrying import NEVER
-from ingestd.messages import UNKNOWN_TOKENS, Identified, IndexRekey, IndexRemove, IndexReplace, Loaded, LoadFailed
+from ingestd.messages.index import IndexRekey, IndexRemove, IndexReplace
+from ingestd.messages.load import UNKNOWN_TOKENS, Identified, Loaded, LoadFailed
 from ingestd.parts import Unpacked
 from ingestd.room import Room
 from ingestd.supervisor import WorkerDied

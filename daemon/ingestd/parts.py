@@ -17,7 +17,7 @@ from ingestd.channel import read_blob
 from ingestd.errors import ChannelError
 from ingestd.journal import Row
 from ingestd.journal.members import joined
-from ingestd.messages import Member
+from ingestd.messages.load import Member
 
 ROOM = 1 << 30
 """Bytes of parts that may wait, all together, about."""

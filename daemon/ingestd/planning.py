@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ingestd.config.units import spell_size
 from ingestd.ingesting import places
 from ingestd.journal import Row, at
-from ingestd.messages import Change, Manifest
+from ingestd.messages.probe import Manifest
+from ingestd.messages.watch import Change
 from ingestd.watching import Look
 
 if TYPE_CHECKING:

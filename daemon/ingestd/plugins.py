@@ -17,7 +17,7 @@ import pluggy
 
 from ingestd import __version__, hookspecs
 from ingestd.errors import IngestdError
-from ingestd.messages import PluginError, PluginItem
+from ingestd.messages.probe import PluginError, PluginItem
 from ingestd.types import Engine, Loader, Sink
 from ingestd.worker import one_line
 

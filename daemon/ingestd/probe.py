@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from ingestd.channel import Channel
-from ingestd.messages import Manifest, PluginError, PluginItem, Start
+from ingestd.messages import Start
+from ingestd.messages.probe import Manifest, PluginError, PluginItem
 from ingestd.plugins import Registry, discover
 from ingestd.worker import one_line, ready, step
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestd.errors import IngestdError
 from ingestd.journal.retrying import note
-from ingestd.messages import IndexReplace
+from ingestd.messages.index import IndexReplace
 from ingestd.types import document_id
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ingestd.journal import Row
-from ingestd.messages import IndexRemove
+from ingestd.messages.index import IndexRemove
 
 if TYPE_CHECKING:
     from ingestd.dispatch import Dispatcher

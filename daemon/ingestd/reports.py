@@ -18,7 +18,7 @@ from ingestd.detect import Detector
 from ingestd.errors import UsageError
 from ingestd.journal import Row, SourceRow
 from ingestd.journal.retrying import NEVER
-from ingestd.messages import Manifest, PluginError
+from ingestd.messages.probe import Manifest, PluginError
 from ingestd.types import STATES, Hit, Loader, display
 from ingestd.unit import starting
 

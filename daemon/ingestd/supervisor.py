@@ -26,7 +26,8 @@ import ingestd
 from ingestd import channel, process, service
 from ingestd.async_channel import AsyncChannel
 from ingestd.errors import ChannelError, ConfigError, IngestdError
-from ingestd.messages import FROM_WORKER, Ready, Start, StartFailed, Stop
+from ingestd.messages import Ready, Start, StartFailed, Stop
+from ingestd.messages.stages import FROM_WORKER
 from ingestd.oom import OomKills
 from ingestd.output import Output
 from ingestd.worker import PAGE_SIZE, Page, one_line

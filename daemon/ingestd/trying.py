@@ -19,7 +19,7 @@ from ingestd.dispatch import proceed
 from ingestd.errors import UsageError
 from ingestd.ingesting import place
 from ingestd.journal.members import joined
-from ingestd.messages import Drop, Identified, Load, Loaded, LoadFailed, Member, Parts, PartsTaken, Yielded
+from ingestd.messages.load import Drop, Identified, Load, Loaded, LoadFailed, Member, Parts, PartsTaken, Yielded
 from ingestd.parts import ROOM
 from ingestd.reports import path_fields
 from ingestd.stages import START_TIMEOUT

@@ -23,7 +23,7 @@ from ingestd.channel import Channel, write_blob
 from ingestd.detect import Detector
 from ingestd.digest import digest_of
 from ingestd.errors import LimitError
-from ingestd.messages import Member, Parts, PartsTaken, Proceed
+from ingestd.messages.load import Member, Parts, PartsTaken, Proceed
 from ingestd.types import Allowance, File, Part
 from ingestd.worker import one_line, step
 

@@ -17,7 +17,8 @@ from ingestd import reports
 from ingestd.channel import read_blob
 from ingestd.errors import IngestdError
 from ingestd.journal import mending
-from ingestd.messages import Change, Finding, IndexRemove
+from ingestd.messages.index import Finding, IndexRemove
+from ingestd.messages.watch import Change
 from ingestd.planning import judge, known
 
 if TYPE_CHECKING:

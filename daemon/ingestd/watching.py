@@ -22,7 +22,7 @@ from ingestd.config import WatchTable
 from ingestd.dispatch import Dispatcher
 from ingestd.errors import IngestdError
 from ingestd.journal import Journal
-from ingestd.messages import (
+from ingestd.messages.watch import (
     Change,
     Changes,
     ChangesTaken,

@@ -19,7 +19,8 @@ import ingestd
 from ingestd import process
 from ingestd.channel import Channel, read_blob
 from ingestd.errors import ConfigError, IndexAwayError, IndexUnavailableError, IngestdError
-from ingestd.messages import TO_WORKER, Ready, Start, StartFailed
+from ingestd.messages import Ready, Start, StartFailed
+from ingestd.messages.stages import TO_WORKER
 
 PAGE_SIZE: Final = 4096
 _HEAD: Final = struct.Struct("<QI")

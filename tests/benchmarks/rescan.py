@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from ingestd.config import DEFAULT_EXCLUDES
-from ingestd.messages import Rescan, Scanned, WatchSource, WatchWarning
+from ingestd.messages.watch import Rescan, Scanned, WatchSource, WatchWarning
 from ingestd.supervisor import Worker
 from tests.benchmarks import runs, unchanged
 from tests.benchmarks.figures import Figure, spread

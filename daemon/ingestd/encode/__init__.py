@@ -18,15 +18,14 @@ from ingestd.channel import Channel, read_blob, write_blob
 from ingestd.chunk import Chunker, pack
 from ingestd.encode.window import FIRST_BUDGET, Budget, Job, Text, Window
 from ingestd.errors import ChannelError, IngestdError
-from ingestd.messages import (
+from ingestd.messages import Start, Stop
+from ingestd.messages.encode import (
     Encode,
     Encoded,
     EncodeFailed,
     EncodeQuery,
     EncoderLoad,
     QueryVector,
-    Start,
-    Stop,
     Tokenize,
     Tokenized,
 )

@@ -22,7 +22,8 @@ from ingestd.journal.sources import SourceRow, SourceSettings, configure, pause,
 from ingestd.journal.taking import Taken
 from ingestd.journal.verdict import decide
 from ingestd.journal.writer import Writer
-from ingestd.messages import Change, Member, Stat
+from ingestd.messages.load import Member, Stat
+from ingestd.messages.watch import Change
 
 __all__ = [
     "RETRYABLE",

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from ingestd.journal.schema import Row
-from ingestd.messages import Member
+from ingestd.messages.load import Member
 
 FRESH = 32
 """Parts of a fresh container that overtake the backlog; the others are part of it."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ingestd.journal.retrying import note
 from ingestd.journal.sources import sources
-from ingestd.messages import Finding
+from ingestd.messages.index import Finding
 from ingestd.types import document_id
 
 Mended = Literal["queued", "remove", "moved"]

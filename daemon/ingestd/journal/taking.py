@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ingestd.journal import members
 from ingestd.journal.retrying import note
-from ingestd.messages import Change
+from ingestd.messages.watch import Change
 
 TOMBSTONE_DELAY = 3.0
 """Seconds a deletion waits, so that the other half of a move can take over the vectors."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from ingestd import worker
 from ingestd.channel import Channel
-from ingestd.messages import ChangesTaken, Rescan, Scanned, Start, Stop, Unwatch, WatchSource
+from ingestd.messages import Start, Stop
+from ingestd.messages.watch import ChangesTaken, Rescan, Scanned, Unwatch, WatchSource
 from ingestd.types import display
 from ingestd.watch.scan import JournalReader
 from ingestd.watch.source import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat as modes
 from collections.abc import Callable, Iterator, Sequence
 
-from ingestd.messages import WatchSource
+from ingestd.messages.watch import WatchSource
 from ingestd.types import display
 from ingestd.watch.rules import Rules
 from ingestd.watch.scan import Scan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ingestd.messages import Change, Changes, Stat
+from ingestd.messages.load import Stat
+from ingestd.messages.watch import Change, Changes
 
 WINDOW: Final = 4
 """Frames that may be unacknowledged."""

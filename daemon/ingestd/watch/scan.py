@@ -23,7 +23,7 @@ import apsw
 
 from ingestd import worker
 from ingestd.errors import IngestdError
-from ingestd.messages import Stat, journaled
+from ingestd.messages.load import Stat, journaled
 from ingestd.watch.links import Loops
 from ingestd.watch.rules import Rules
 from ingestd.watch.tree import Tree

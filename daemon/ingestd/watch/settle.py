@@ -12,7 +12,7 @@ import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from ingestd.messages import Stat
+from ingestd.messages.load import Stat
 
 CLOSED_WAIT = 0.2
 """Seconds after a close or a move into place, where the settle time is longer."""

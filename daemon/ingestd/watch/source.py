@@ -19,7 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from ingestd.channel import Channel
-from ingestd.messages import Change, Scanned, Settling, Stat, WatchSource
+from ingestd.messages.load import Stat
+from ingestd.messages.watch import Change, Scanned, Settling, WatchSource
 from ingestd.mounts import mounts_about
 from ingestd.types import display
 from ingestd.watch.absence import Absence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from ingestd.messages import WatchWarning
+from ingestd.messages.watch import WatchWarning
 
 REASON_LENGTH: Final = 4000
 WARNINGS: Final = 10
