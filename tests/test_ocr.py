@@ -334,6 +334,19 @@ def test_huge_and_damaged_pictures(library: Library, folder: Path) -> None:
     assert results["tiny.png"] == ("indexed", "")
 
 
+def test_as_many_pixels_as_may_be_fit_the_memory_of_a_worker(library: Library, folder: Path) -> None:
+    from PIL import Image
+
+    page = scans.drawn([scans.ENGLISH[2]])
+    large = Image.new("RGBA", (14_142, 14_142), "white")
+    large.paste(page.resize((page.width * 10, page.height * 10)), (0, 0))
+    (folder / "large.png").write_bytes(scans.saved(large, compress_level=1))
+    (result,) = library.ingest(folder)
+    assert (result.state, result.reason) == ("indexed", None)
+    (hit,) = library.search("14 new gaskets before Friday", path=f"{folder}/*")
+    assert "14 new gaskets" in hit.text
+
+
 def test_pictures_in_documents_are_read_where_that_is_switched_on(tmp_path: Path, folder: Path) -> None:
     import io
 

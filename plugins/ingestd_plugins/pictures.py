@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ingestd.errors import DamagedFileError, LimitError
 from ingestd.types import File, Part
@@ -29,6 +29,10 @@ MARGIN = 24
 """Pixels left around it."""
 TILE = 1.4
 """Length of a tile, in widths."""
+LEAST = 1600
+"""Pixels that it has at the least: PaddleOCR sees as many, and there is a gap between words or lines to cut in."""
+BAND = 1 << 24
+"""Pixels that are converted at a time: a large picture fits the memory of a worker once, not several times."""
 
 
 @contextlib.contextmanager
@@ -62,7 +66,7 @@ def parts(file: File, picture: Image.Image) -> Iterator[Part]:
         try:
             picture.seek(number)
             content = io.BytesIO()
-            _plain(picture).save(content, "PNG", compress_level=1)
+            _plain(picture, _factor(*picture.size)).save(content, "PNG", compress_level=1)
         except Exception as error:
             if not of_content(error):
                 raise
@@ -79,56 +83,85 @@ def tiles(file: File, picture: Image.Image) -> list[npt.NDArray[np.uint8]]:
     if getattr(picture, "is_animated", False):
         file.warn("only the first frame of it was read")
     picture.draft("RGB", (LONGEST, LONGEST))
-    upright = ImageOps.exif_transpose(_plain(picture)).convert("RGB")
-    width, height = upright.size
-    if min(width, height) < SMALLEST:
+    ImageOps.exif_transpose(picture, in_place=True)
+    if min(picture.size) < SMALLEST:
         return []
-    flat = _written(np.asarray(upright)[:, :, ::-1])
-    height, width = flat.shape[:2]
+    plain = _plain(picture, _factor(*picture.size))
+    shades = plain.convert("L")
+    grey = np.asarray(shades)
+    left, top, right, bottom = _written(grey, shades.histogram())
+    width, height = right - left, bottom - top
     if max(width, height) <= max(LONG, STRIP * min(width, height)):
-        return [_small(flat)]
+        return [_small(plain.crop((left, top, right, bottom)))]
     if height >= width:
-        return [_small(flat[start:stop]) for start, stop in _cuts(flat)]
-    return [_small(flat[:, start:stop]) for start, stop in _cuts(flat.swapaxes(0, 1))]
+        cuts = _cuts(grey[top:bottom, left:right])
+        return [_small(plain.crop((left, top + start, right, top + stop))) for start, stop in cuts]
+    cuts = _cuts(grey[top:bottom, left:right].T)
+    return [_small(plain.crop((left + start, top, left + stop, bottom))) for start, stop in cuts]
 
 
-def _plain(picture: Image.Image) -> Image.Image:
-    """8 bits, opaque on white."""
+def _factor(width: int, height: int) -> int:
+    """By how much a picture can be made smaller before anything else is done with it."""
+    shorter, longer = sorted((width, height))
+    return max(1, int(min(longer, TILE * shorter if longer > STRIP * shorter else longer) // LONGEST))
+
+
+def _plain(picture: Image.Image, factor: int) -> Image.Image:
+    """8 bits, opaque on white, and smaller by a factor. It may be the picture itself."""
     from PIL import Image
 
-    if picture.mode.startswith("I") or picture.mode == "F":  # more than 8 bits: nobody says which is white
-        low, high = (float(edge) for edge in picture.getextrema())  # type: ignore[arg-type]
+    if factor == 1 and picture.mode in ("1", "L", "RGB") and "transparency" not in picture.info:
+        return picture
+    # More than 8 bits: nobody says which is white.
+    edges = picture.getextrema() if picture.mode.startswith("I") or picture.mode == "F" else (0, 255)
+    width, height = picture.size
+    plain = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = max(1, BAND // width // factor) * factor
+    for top in range(0, height, rows):
+        band = _opaque(picture.crop((0, top, width, min(height, top + rows))), *edges)
+        plain.paste(band.reduce(factor), (0, top // factor))
+    return plain
+
+
+def _opaque(band: Image.Image, low: float, high: float) -> Image.Image:
+    """`low`, `high`: what is black and white where there are more than 8 bits."""
+    from PIL import Image
+
+    if band.mode.startswith("I") or band.mode == "F":
         scale = 255.0 / (high - low) if high > low else 1.0
-        return picture.convert("F").point(lambda value: value * scale - low * scale).convert("L")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
+        return band.convert("F").point(lambda value: value * scale - low * scale).convert("RGB")
+    if band.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in band.info:
+        layer = band.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return picture if picture.mode in ("1", "L", "RGB") else picture.convert("RGB")
+    return band.convert("RGB")
 
 
-def _written(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Without empty margins: which way up a page is, PaddleOCR tells from its middle."""
+def _written(grey: npt.NDArray[np.uint8], histogram: Sequence[int]) -> tuple[int, int, int, int]:
+    """Where it is, without empty margins (left, top, right, bottom): which way up a page is, PaddleOCR tells from its
+    middle."""
     import numpy as np
 
-    grey = picture.mean(axis=2, dtype=np.float32)
-    ink = np.abs(grey - np.median(grey)) > INK
-    rows, columns = (np.flatnonzero(ink.sum(axis=axis) > 2) for axis in (1, 0))
+    height, width = grey.shape
+    most = int(np.searchsorted(np.cumsum(histogram), grey.size / 2))
+    ink = (np.abs(np.arange(256) - most) > INK)[grey]
+    rows, columns = (np.flatnonzero(ink.sum(axis=axis, dtype=np.int32) > 2) for axis in (1, 0))
     if not len(rows) or not len(columns):
-        return picture
-    top, bottom = max(0, rows[0] - MARGIN), rows[-1] + MARGIN
-    left, right = max(0, columns[0] - MARGIN), columns[-1] + MARGIN
-    return picture[top:bottom, left:right]
+        return 0, 0, width, height
+    return (
+        int(max(0, columns[0] - MARGIN)), int(max(0, rows[0] - MARGIN)),
+        int(min(width, columns[-1] + MARGIN)), int(min(height, rows[-1] + MARGIN)),
+    )  # fmt: skip
 
 
-def _cuts(strip: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+def _cuts(grey: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """From where to where the tiles of a strip go: their ends lie in the emptiest rows around."""
-    length, width = strip.shape[:2]
-    step = int(TILE * width)
+    length, width = grey.shape
+    step = max(LEAST, int(TILE * width))
     reach = max(1, step // 4)
     start = 0
     while length - start > step + reach:
-        band = strip[start + step - reach : start + step + reach].astype("int16").max(axis=2)
+        band = grey[start + step - reach : start + step + reach].astype("int16")
         ink = (band.max(axis=1) - band.min(axis=1)).astype("float32")
         # the middle of the longest run of rows without much in it
         empty = ink <= ink.min() + 16
@@ -144,13 +177,13 @@ def _cuts(strip: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     yield start, length
 
 
-def _small(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _small(tile: Image.Image) -> npt.NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
-    height, width = tile.shape[:2]
+    width, height = tile.size
     if max(height, width) > LONGEST:
         scale = LONGEST / max(height, width)
-        size: Any = max(1, round(width * scale)), max(1, round(height * scale))
-        tile = np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize(size, Image.Resampling.BOX))
-    return np.ascontiguousarray(tile)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        tile = tile.convert("RGB").resize(size, Image.Resampling.BOX)
+    return np.ascontiguousarray(np.asarray(tile.convert("RGB"))[:, :, ::-1])
