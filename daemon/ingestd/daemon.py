@@ -144,7 +144,7 @@ class Daemon(Stages):
         self._closing.push_async_callback(self.trials.close)
         self.dispatcher.loaders = self.plugins.loaders
         self.dispatcher.remembering = self.plugins.remembering
-        self.dispatcher.may_load = self._may_load
+        self.dispatcher.may_read = self._may_read
         self._closing.callback(self.dispatcher.unpacked.close)
         self.plugins.check(self.config)
         self.encoders.engine = self.plugins.called("engine", self.config.encode.engine)
@@ -286,7 +286,7 @@ class Daemon(Stages):
             with self.reloading():
                 return await reload(self)
 
-    async def _may_load(self, row: Row) -> bool:
+    async def _may_read(self, row: Row) -> bool:
         """Whether load workers may read the file; else those that follow them will."""
         if row.source != ingesting.SOURCE or self.watching.may_read(b"/" + row.path):
             return True

@@ -69,7 +69,7 @@ class Dispatcher(Outcomes):
         """By loader that has workers of its own: has these started, where they are not."""
         self.remembering: Collection[str] = ()
         """Loaders of which is kept what they made of a content."""
-        self.may_load: Callable[[Row], Awaitable[bool]] = _anything
+        self.may_read: Callable[[Row], Awaitable[bool]] = _anything
         """Whether its workers may read the file. Where they may not they are `leaving`, and others come that may."""
         self.draining = False
         self.wanted = asyncio.Event()
@@ -139,7 +139,7 @@ class Dispatcher(Outcomes):
                 return
             worker.served += 1
             try:
-                if worker.died.done() or worker.leaving or not await self.may_load(row):
+                if worker.died.done() or worker.leaving or not await self.may_read(row):
                     await self.journal.release(row)
                     self.wake()
                     continue
