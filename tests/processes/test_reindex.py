@@ -227,6 +227,9 @@ def test_killed_anywhere_it_ends_in_the_same_index(tmp_path: Path, config: Path,
             daemon.start()
         asking.join()
         assert kills >= 3
+        if daemon.process.poll() is not None:  # refused: the command had the state directory, and did it alone
+            assert "another daemon" in daemon.tail()
+            daemon.start()
         wanted = undisturbed(tmp_path, folder)
         while contents(state) != wanted:
             assert daemon.process.poll() is None
