@@ -179,4 +179,4 @@ def swap(daemon: RunningDaemon, folder: Path, config: Path, reader: Reader) -> N
         time.sleep(0.1)
     assert json.loads(command.communicate()[0])["documents"] >= STABLE
     assert command.returncode == 0
-    assert len(reader.dims) > seen, f"the reader saw nothing of it: {daemon.tail()}"
+    eventually(lambda: len(reader.dims) > seen, f"the reader saw nothing of it: {reader.wrong} {daemon.tail()}")
