@@ -54,8 +54,6 @@ class ElasticsearchSink:
             if self._owner is not None and not draft:
                 self._server.start(elasticsearch_index.drop_replaced(self._server, self._owner))
             self._writer = Writer(self._server, self._index, fingerprint.dims)
-            if self._owner is not None:
-                self._server.run(self._writer.recover())
         except BaseException:
             self._server.close()
             raise

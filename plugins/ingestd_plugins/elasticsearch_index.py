@@ -24,8 +24,8 @@ FIRST = "ingestd ingest PATH"
 ANOTHER = "ingestd reindex, with another `name` under [index.elasticsearch] of all daemons"
 LOOK = 5.0
 """Seconds between two looks at what is to be dropped."""
-NEVER = "-1"
-"""The server does not refresh by itself, in the middle of a document: the sink does, after whole ones."""
+SAFETY_REFRESH = "60s"
+"""The sink refreshes itself, after whole documents; this is for what it wrote just before it was killed."""
 
 
 class Index:
@@ -227,7 +227,7 @@ async def _create(server: Server, index: Index, fingerprint: Fingerprint, owner:
 def settings(chosen: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "number_of_shards": chosen.shards,
-        "refresh_interval": NEVER,
+        "refresh_interval": SAFETY_REFRESH,
         "translog.durability": "request",
         "max_regex_length": 20_000,  # a pattern over paths
     }

@@ -8,7 +8,6 @@ of keeps its last version.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,11 +85,6 @@ class Writer:
         if self._dirty and (wait or not self._whole.locked()):
             async with self._whole:
                 await self._refresh()
-
-    async def recover(self) -> None:
-        """Let searches see what was written last before a kill."""
-        with contextlib.suppress(IngestdError):  # the first write does it again
-            await self._refresh(anyway=True)
 
     async def _refresh(self, *, anyway: bool = False) -> None:
         if self._dirty or anyway:

@@ -35,7 +35,7 @@ def test_a_new_index_has_the_shards_replicas_and_fields_that_were_configured(
     sink.open(tmp_path, FINGERPRINT, table, readonly=False)
     (found,) = get(url, f"/{table['name']}").values()
     made = found["settings"]["index"]
-    assert (made["number_of_shards"], made["number_of_replicas"], made["refresh_interval"]) == ("3", "2", "-1")
+    assert (made["number_of_shards"], made["number_of_replicas"], made["refresh_interval"]) == ("3", "2", "60s")
     fields = found["mappings"]["properties"]
     assert fields["text"]["analyzer"] == "simple"
     assert fields["vector"]["similarity"] == "dot_product"
@@ -81,19 +81,6 @@ def test_other_readers_find_what_was_written_after_the_time_that_was_configured(
     sink.open(tmp_path, FINGERPRINT, {**table, "refresh": "300ms"}, readonly=False)
     sink.write([replace("b.txt", ["beta"])])
     eventually(lambda: count() == 2, "nobody refreshes")
-
-
-def test_what_was_written_before_a_kill_is_seen_from_the_next_start_on(url: str, tmp_path: Path) -> None:
-    """And not half of it before: the server itself never refreshes."""
-    table = options(url, refresh="1h")
-    killed, successor = ElasticsearchSink(), ElasticsearchSink()
-    killed.open(tmp_path, FINGERPRINT, table, readonly=False)
-    assert killed.write([replace("a.txt", ["alpha"])])[0].error is None
-    assert get(url, f"/{table['name']}/_count")["count"] == 0
-    successor.open(tmp_path, FINGERPRINT, table, readonly=False)
-    assert get(url, f"/{table['name']}/_count")["count"] == 1
-    for sink in (killed, successor):
-        sink.close()
 
 
 def test_a_server_without_compact_vectors_is_sent_arrays(url: str, tmp_path: Path) -> None:
